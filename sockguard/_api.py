@@ -1,0 +1,31 @@
+"""The wiring behind the public functions: fetch facts, decide, tell."""
+
+from sockguard._core.leaks import LEAK_AFTER, Leak
+from sockguard._core.leaks import find_leaks as _find_leaks
+from sockguard._kernel.linux import look_at_self
+from sockguard.errors import UsageError
+
+__all__ = ["find_leaks"]
+
+
+def find_leaks(*, min_age: float = LEAK_AFTER) -> list[Leak]:
+    """Finds the leaked TCP connections of this process, the oldest first.
+
+    A connection is leaked when its peer has hung up and it stands still: in CLOSE_WAIT,
+    accepted or waiting to be, or dead with its descriptor still open. The kernel is asked
+    each time; nothing is installed, kept or changed, and the application's sockets are
+    not touched. It costs about as much as the leaks are many, and may be called from any
+    thread. Other processes that share a connection are not searched for; the command
+    `sockguard report` does that.
+
+    Args:
+        min_age: Seconds without progress from which on a connection counts as leaked.
+
+    Raises:
+        UsageError: `min_age` is negative or no number.
+        KernelUnavailable: This is not Linux.
+    """
+    if not min_age >= 0:
+        msg = f"min_age={min_age!r} makes no sense: give seconds, 0 or more"
+        raise UsageError(msg)
+    return _find_leaks(look_at_self(), min_age=min_age)

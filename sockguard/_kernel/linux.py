@@ -1,0 +1,184 @@
+"""One look at the machine: joins the doors of this room into a `Snapshot`.
+
+A look never fails for a part of it: what cannot be read becomes an `Unseen`.
+"""
+
+import errno
+import os
+import sys
+import time
+from collections.abc import Collection, Mapping
+
+from sockguard._core.facts import Holder, ProcessFacts, Snapshot, SocketFacts, TcpState, Unseen
+from sockguard._kernel.own_fds import read_all_sockets, read_hung_up
+from sockguard._kernel.proc_pid import (
+    find_holders,
+    list_pids,
+    read_command,
+    read_netns,
+    read_parents,
+    read_process,
+    read_protocol,
+)
+from sockguard._kernel.tables import BORROW_RIGHTS, read_table, read_unlisted, with_infos
+from sockguard.errors import KernelUnavailable
+
+__all__ = ["look_at_processes", "look_at_self", "require_linux"]
+
+OWNER_RIGHTS = "run it as root, as the owner of the process, or with CAP_SYS_PTRACE"
+
+HolderMap = dict[int, tuple[Holder, ...]]
+
+
+def require_linux(what: str) -> None:
+    """Refuses to go on where there is no Linux kernel to ask.
+
+    Raises:
+        KernelUnavailable: This is another system.
+    """
+    if sys.platform != "linux":
+        raise KernelUnavailable(what, f"{sys.platform} is not Linux", "Run it on the Linux host of the server.")
+
+
+def look_at_self() -> Snapshot:
+    """Looks at the leaks of this very process; the cost grows with the sick sockets only.
+
+    Other processes that hold the same connections are not searched for.
+
+    Raises:
+        KernelUnavailable: Not Linux.
+    """
+    require_linux("finding leaks")
+    pid, netns = os.getpid(), read_netns()
+    table = read_table(pid, netns, is_own=True, every_state=False)
+    is_queued = any(s.inode == 0 and s.state == TcpState.CLOSE_WAIT for s in table.sockets)
+    mine = read_all_sockets() if is_queued else read_hung_up()
+    command = read_command("self")
+    holders = {inode: tuple(Holder(pid, fd, command) for fd in fds) for inode, fds in mine.items()}
+    unlisted = []
+    for inode in mine.keys() - {s.inode for s in table.sockets}:
+        try:
+            facts = read_unlisted(holders[inode][0], inode)
+        except OSError:
+            continue  # closed by now
+        if facts:
+            unlisted.append(facts)
+    sockets = with_infos(table.sockets, holders, {}) + unlisted
+    return Snapshot(time.time(), tuple(sockets), {}, holders, {}, tuple(table.unseen))
+
+
+def look_at_processes(pids: Collection[int] | None = None, *, find_owners: bool = True) -> Snapshot:
+    """Looks at all TCP sockets and at these processes, or at every one.
+
+    A process that vanishes meanwhile is left out; one of `pids` that cannot be looked at
+    at all is told of in `Snapshot.unseen`, as `fatal`.
+
+    Args:
+        pids: None for all.
+        find_owners: Search every other process for those who share a leaked connection.
+
+    Raises:
+        KernelUnavailable: Not Linux.
+    """
+    require_linux("looking at processes")
+    processes, unseen = _read_processes(pids)
+    sockets: list[SocketFacts] = []
+    own = read_netns()
+    for netns, pid in _namespaces(processes, own, every=pids is None).items():
+        table = read_table(pid, netns, is_own=netns == own, every_state=True)
+        sockets += table.sockets
+        unseen += table.unseen
+    unlisted, unlendable = _find_unlisted(processes, {s.inode for s in sockets})
+    sockets += unlisted
+    holders = _holders_among(processes)
+    n_unreadable = sum(process.fd_used is None for process in processes.values())
+    if find_owners and pids is not None:
+        n_unreadable += _add_other_holders(holders, sockets, processes)
+    elif n_unreadable:
+        unseen.append(Unseen(None, f"the descriptors of {n_unreadable} processes of other users", OWNER_RIGHTS))
+    return Snapshot(
+        at=time.time(),
+        sockets=tuple(with_infos(sockets, holders, processes)),
+        processes=processes,
+        holders=holders,
+        parents=read_parents({holder.pid for held in holders.values() for holder in held}),
+        unseen=(*unseen, *unlendable),
+        owners_complete=not n_unreadable,
+    )
+
+
+def _read_processes(pids: Collection[int] | None) -> tuple[dict[int, ProcessFacts], list[Unseen]]:
+    processes: dict[int, ProcessFacts] = {}
+    unseen: list[Unseen] = []
+    for pid in list_pids() if pids is None else sorted(set(pids)):
+        try:
+            process = read_process(pid)
+        except ProcessLookupError as error:
+            if pids is not None:
+                unseen.append(Unseen(pid, f"process {pid}: {error.strerror}", "check the pid", fatal=True))
+            continue
+        processes[pid] = process
+        if process.fd_used is None and pids is not None:
+            what = f"process {pid} ({process.command}): its descriptors may not be read"
+            unseen.append(Unseen(pid, what, OWNER_RIGHTS, fatal=True))
+    return processes, unseen
+
+
+def _namespaces(processes: Mapping[int, ProcessFacts], own: int, *, every: bool) -> dict[int, int]:
+    """Chooses the network namespaces to ask: inode -> a process that lives in it."""
+    namespaces = {own: os.getpid()} if every else {}
+    for process in processes.values():
+        namespaces.setdefault(process.netns or own, process.pid)
+    return namespaces
+
+
+def _find_unlisted(
+    processes: Mapping[int, ProcessFacts], listed: set[int]
+) -> tuple[list[SocketFacts], list[Unseen]]:
+    """Looks at the held TCP sockets that no table lists; most have simply never connected."""
+    found: dict[int, SocketFacts] = {}
+    unseen: list[Unseen] = []
+    for process in processes.values():
+        n_refused = 0
+        for inode in process.sockets.keys() - listed - found.keys():
+            holder = Holder(process.pid, process.sockets[inode][0], process.command)
+            try:
+                if read_protocol(holder.pid, holder.fd) not in ("TCP", "TCPv6"):
+                    continue
+                facts = read_unlisted(holder, inode, started=process.started)
+            except (PermissionError, KernelUnavailable):
+                n_refused += 1
+            except OSError as error:
+                if error.errno not in (errno.ENOENT, errno.ESRCH, errno.EBADF):
+                    raise
+            else:
+                found.update({inode: facts} if facts else {})
+        if n_refused:
+            what = f"whether {n_refused} TCP descriptors of process {process.pid} that no table lists are dead"
+            unseen.append(Unseen(process.pid, what, BORROW_RIGHTS))
+    return list(found.values()), unseen
+
+
+def _holders_among(processes: Mapping[int, ProcessFacts]) -> HolderMap:
+    holders: dict[int, list[Holder]] = {}
+    for process in processes.values():
+        for inode, fds in process.sockets.items():
+            holders.setdefault(inode, []).extend(Holder(process.pid, fd, process.command) for fd in fds)
+    return {inode: tuple(held) for inode, held in holders.items()}
+
+
+def _add_other_holders(holders: HolderMap, sockets: list[SocketFacts], processes: Mapping[int, ProcessFacts]) -> int:
+    """Adds the holders outside `processes` of leak candidates and of listeners.
+
+    Returns:
+        How many processes could not be asked.
+    """
+    sick = {s.inode for s in sockets if s.inode in holders and s.state in (TcpState.CLOSE_WAIT, TcpState.CLOSE)}
+    is_queued = any(s.inode == 0 and s.state == TcpState.CLOSE_WAIT for s in sockets)
+    if not sick and not is_queued:
+        return 0
+    wanted = sick | {s.inode for s in sockets if s.state == TcpState.LISTEN}
+    found = find_holders(wanted, [pid for pid in list_pids() if pid not in processes])
+    for inode, others in found.by_inode.items():
+        holders[inode] = tuple(sorted((*holders.get(inode, ()), *others)))
+    return found.n_unreadable

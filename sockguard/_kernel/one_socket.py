@@ -1,0 +1,87 @@
+"""What can be asked of a single TCP socket through a descriptor of ours, lent or own?
+
+It is how a socket is looked at that no table lists (its connection is over, or it lives
+in another network namespace), and how one is made sure of right before acting on it.
+"""
+
+import os
+import socket
+import struct
+import sys
+
+from sockguard._core.facts import Address, SocketFacts, TcpState
+from sockguard._kernel.tcp_info import read_tcp_info
+
+__all__ = ["read_cookie", "read_facts"]
+
+SO_COOKIE = 57
+"""asm-generic/socket.h (Linux 4.12); Python has no name for it."""
+FIONREAD = 0x541B
+"""SIOCINQ of tcp(7): bytes to read, the FIN not counted."""
+
+
+def read_cookie(sock: socket.socket) -> int:
+    """Reads SO_COOKIE, the number that no other socket has until the next boot.
+
+    Raises:
+        OSError: The descriptor is closed.
+    """
+    return int.from_bytes(sock.getsockopt(socket.SOL_SOCKET, SO_COOKIE, 8), sys.byteorder)
+
+
+def read_facts(sock: socket.socket) -> SocketFacts | None:
+    """Reads the facts of one connection; None if it is no TCP socket, or never was connected.
+
+    A TCP socket that is over has the same state, CLOSE, as one that never connected. What
+    tells them apart is that packets came in (`tcpi_segs_in`, Linux 4.2): a refused
+    connect() leaves the count at 0.
+
+    Of a peer's FIN it cannot be told here whether it was read; an empty queue is taken for
+    one that holds just the FIN.
+
+    Raises:
+        OSError: The descriptor is closed.
+    """
+    if sock.family not in (socket.AF_INET, socket.AF_INET6) or sock.type != socket.SOCK_STREAM:
+        return None
+    try:
+        info = read_tcp_info(sock)
+    except OSError:
+        return None  # SCTP, MPTCP or SMC
+    if not info.segs_in:
+        return None
+    status = os.fstat(sock.fileno())
+    hung_up = info.state == TcpState.CLOSE_WAIT
+    return SocketFacts(
+        state=info.state,
+        local=_address(sock.getsockname()),
+        remote=_peer(sock),
+        inode=status.st_ino,
+        cookie=read_cookie(sock),
+        uid=status.st_uid,
+        recv_queue=_read_unread(sock) + hung_up,
+        send_queue=0,
+        timer=0,
+        interface=0,
+        netns=0,
+        info=info,
+    )
+
+
+def _address(name: tuple[object, ...]) -> Address:
+    host, port = name[:2]
+    return Address(str(host).partition("%")[0], int(str(port)))
+
+
+def _peer(sock: socket.socket) -> Address | None:
+    try:
+        return _address(sock.getpeername())
+    except OSError:
+        return None  # ENOTCONN: the kernel does not tell the peer of a connection that is over
+
+
+def _read_unread(sock: socket.socket) -> int:
+    import fcntl  # noqa: PLC0415 - does not exist on Windows, where this file must import
+
+    (count,) = struct.unpack("=i", fcntl.ioctl(sock, FIONREAD, bytes(4)))
+    return int(count)

@@ -1,0 +1,75 @@
+"""How to hold another process's socket for a moment: pidfd_open(2) and pidfd_getfd(2).
+
+A borrowed socket is the owner's own, seen through a descriptor of ours: options and
+shutdown() act on the connection, while close() here only gives our descriptor back.
+The right to borrow is the right to ptrace(2) the process.
+"""
+
+import errno
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sockguard._kernel.proc_pid import read_stat
+from sockguard.errors import KernelUnavailable
+
+__all__ = ["borrow_socket"]
+
+SYS_PIDFD_GETFD = 438
+"""The same on every architecture (Linux 5.6, include/uapi/asm-generic/unistd.h)."""
+
+
+@contextmanager
+def borrow_socket(pid: int, fd: int, *, started: int | None = None) -> Iterator[socket.socket]:
+    """Lends a socket of a running process, as a context manager.
+
+    Whoever acts on it must first check by its cookie that it is the one that was meant:
+    the number may have been given to another connection since it was read.
+
+    Args:
+        pid: The owner; for this very process the descriptor is simply duplicated.
+        fd: The owner's number for it.
+        started: Start time of the process, so that another one with its pid is refused.
+
+    Raises:
+        ProcessLookupError: The process is gone, or has been replaced.
+        PermissionError: Not allowed to ptrace it.
+        OSError: EBADF, the descriptor is closed; ENOTSOCK, it is no socket.
+        KernelUnavailable: Not Linux, or older than 5.6, or the sandbox refuses.
+    """
+    borrowed = os.dup(fd) if pid == os.getpid() else _take_duplicate(pid, fd, started)
+    try:
+        sock = socket.socket(fileno=borrowed)
+    except OSError:
+        os.close(borrowed)
+        raise
+    with sock:
+        yield sock
+
+
+def _take_duplicate(pid: int, fd: int, started: int | None) -> int:
+    if not hasattr(os, "pidfd_open"):
+        raise KernelUnavailable("pidfd_getfd", f"{sys.platform} has none", "It needs Linux 5.6 or newer")
+    pidfd = os.pidfd_open(pid)
+    try:
+        if started is not None and read_stat(pid).started != started:
+            raise ProcessLookupError(errno.ESRCH, "the process was replaced by another with its pid", str(pid))
+        return _pidfd_getfd(pidfd, fd)
+    finally:
+        os.close(pidfd)
+
+
+def _pidfd_getfd(pidfd: int, fd: int) -> int:
+    import ctypes  # noqa: PLC0415 - 8 ms that a plain import of sockguard should not pay
+
+    syscall = ctypes.CDLL(None, use_errno=True).syscall
+    syscall.restype = ctypes.c_long
+    result = syscall(*map(ctypes.c_long, (SYS_PIDFD_GETFD, pidfd, fd, 0)))
+    if result >= 0:
+        return int(result)
+    number = ctypes.get_errno()
+    if number == errno.ENOSYS:
+        raise KernelUnavailable("pidfd_getfd", "the kernel does not know it", "It needs Linux 5.6 or newer")
+    raise OSError(number, os.strerror(number))
