@@ -136,6 +136,8 @@ class SocketFacts(NamedTuple):
     """Inode of the network namespace that it lives in, 0 if not known."""
     info: TcpInfo | None
     memory: SocketMemory | None = None
+    still_for: float | None = None
+    """Seconds for which it was watched and did not move; None if it was looked at once."""
 
     @property
     def state_name(self) -> str:
@@ -152,8 +154,8 @@ class SocketFacts(NamedTuple):
 
     @property
     def unread(self) -> int:
-        """Bytes that the application has not read, the FIN not counted, for a CLOSE_WAIT socket."""
-        return max(0, self.recv_queue - 1)
+        """Bytes that the application has not read, an unread FIN not counted."""
+        return max(0, self.recv_queue - 1) if self.state == TcpState.CLOSE_WAIT else self.recv_queue
 
     @property
     def identity(self) -> tuple[object, ...]:

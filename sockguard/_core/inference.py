@@ -55,7 +55,7 @@ def age_of(facts: SocketFacts) -> Age:
     """
     info = facts.info
     if info is None:
-        return UNKNOWN_AGE
+        return UNKNOWN_AGE if facts.still_for is None else Age(facts.still_for, AgeKind.AT_LEAST)
     silence = info.last_ack_recv
     if facts.state == TcpState.CLOSE:
         return Age(silence, AgeKind.ABOUT)
@@ -74,17 +74,23 @@ def opened_by_us(facts: SocketFacts) -> bool | None:
     An active open gets its SYN acknowledged and counts that as one byte of `bytes_acked`;
     a passive open is born with its SYN acknowledged and does not (net/ipv4/tcp_input.c,
     `tcp_rcv_synsent_state_process` against `tcp_check_req`). So acknowledged bytes exceed
-    the payload that is known to have arrived by one, or by none.
+    the payload that is known to have arrived by one, or by none. Of a connection that is
+    over, our own FIN may have been acknowledged as well, for one byte more.
 
     Returns:
-        None where the counts are missing (before Linux 4.19) or add up to neither.
+        None where the counts are missing (before Linux 4.19) or do not decide it.
     """
     info = facts.info
     if info is None or None in (info.bytes_acked, info.bytes_sent, info.bytes_retrans, info.notsent_bytes):
         return None
     in_flight = facts.send_queue - info.notsent_bytes  # type: ignore[operator]
     delivered = info.bytes_sent - info.bytes_retrans - in_flight  # type: ignore[operator]
-    return {0: False, 1: True}.get(info.bytes_acked - delivered)  # type: ignore[operator]
+    surplus = info.bytes_acked - delivered  # type: ignore[operator]
+    return (_SURPLUS_WHEN_OVER if facts.state == TcpState.CLOSE else _SURPLUS).get(surplus)
+
+
+_SURPLUS = {0: False, 1: True}
+_SURPLUS_WHEN_OVER = {0: False, 2: True}
 
 
 def made_progress(before: SocketFacts, after: SocketFacts) -> bool:

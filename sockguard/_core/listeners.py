@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from sockguard._core.facts import Holder, Snapshot, SocketFacts, TcpState
 
-__all__ = ["Listener", "Listeners", "topmost"]
+__all__ = ["Listener", "Listeners", "listeners_held", "topmost"]
 
 
 class Listener(NamedTuple):
@@ -82,17 +82,16 @@ def _ancestors(pid: int, parents: Mapping[int, int]) -> Iterable[int]:
         yield pid
 
 
-def listeners_held(snapshot: Snapshot, inodes: Iterable[int]) -> list[Listener]:
-    """Lists the listeners among these socket inodes, each with the dead part of its queue."""
+def listeners_held(snapshot: Snapshot) -> list[Listener]:
+    """Lists the listeners of a snapshot, each with the dead part of its queue."""
     waiting: dict[SocketFacts, int] = defaultdict(int)
     index = Listeners(snapshot.sockets)
     for facts in snapshot.sockets:
         if facts.state == TcpState.CLOSE_WAIT and facts.inode == 0:
             for listener in index.of(facts):
                 waiting[listener] += 1
-    wanted = set(inodes)
     return [
         Listener(facts, min(waiting[facts], facts.recv_queue))
         for facts in snapshot.sockets
-        if facts.state == TcpState.LISTEN and facts.inode in wanted
+        if facts.state == TcpState.LISTEN
     ]

@@ -131,7 +131,7 @@ def _parse_row(data: bytes, start: int, length: int, netns: int, with_attributes
     remote = _new(Address, (_host(family, dst), _HOST_ORDER[dport]))
     return _new(
         SocketFacts,
-        (state, local, remote, inode, cookie, uid, receive, send, timer, interface, netns, info, memory),
+        (state, local, remote, inode, cookie, uid, receive, send, timer, interface, netns, info, memory, None),
     )
 
 

@@ -95,7 +95,7 @@ def look_at_processes(pids: Collection[int] | None = None, *, find_owners: bool 
     if find_owners and pids is not None:
         n_unreadable += _add_other_holders(holders, sockets, processes)
     elif n_unreadable:
-        unseen.append(Unseen(None, f"the descriptors of {n_unreadable} processes of other users", OWNER_RIGHTS))
+        unseen.append(Unseen(None, f"the descriptors of {n_unreadable} process(es) of others", OWNER_RIGHTS))
     return Snapshot(
         at=time.time(),
         sockets=tuple(with_infos(sockets, holders, processes)),

@@ -42,12 +42,12 @@ def read_facts(sock: socket.socket) -> SocketFacts | None:
     Raises:
         OSError: The descriptor is closed.
     """
-    if sock.family not in (socket.AF_INET, socket.AF_INET6) or sock.type != socket.SOCK_STREAM:
+    if sock.family not in (socket.AF_INET, socket.AF_INET6):
         return None
     try:
         info = read_tcp_info(sock)
     except OSError:
-        return None  # SCTP, MPTCP or SMC
+        return None  # UDP, SCTP, SMC
     if not info.segs_in:
         return None
     status = os.fstat(sock.fileno())

@@ -3,6 +3,12 @@
 A borrowed socket is the owner's own, seen through a descriptor of ours: options and
 shutdown() act on the connection, while close() here only gives our descriptor back.
 The right to borrow is the right to ptrace(2) the process.
+
+What must not happen: O_NONBLOCK belongs to the open file, which owner and borrower share.
+`socket.socket(fileno=...)` sets it wherever the program has called setdefaulttimeout(),
+and the owner's blocking recv() would fail with EAGAIN from then on. Told at its creation
+that the socket is non-blocking, Python takes that for a fact and touches no flag
+(Modules/socketmodule.c, `init_sockobject`).
 """
 
 import errno
@@ -41,7 +47,7 @@ def borrow_socket(pid: int, fd: int, *, started: int | None = None) -> Iterator[
     """
     borrowed = os.dup(fd) if pid == os.getpid() else _take_duplicate(pid, fd, started)
     try:
-        sock = socket.socket(fileno=borrowed)
+        sock = socket.socket(-1, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, -1, fileno=borrowed)
     except OSError:
         os.close(borrowed)
         raise

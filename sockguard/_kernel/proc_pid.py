@@ -13,6 +13,7 @@ from sockguard._core.facts import Holder, ProcessFacts
 from sockguard.errors import InternalError
 
 __all__ = [
+    "DescriptorBudget",
     "Holders",
     "Stat",
     "find_holders",
@@ -21,11 +22,14 @@ __all__ = [
     "parse_nofile_limit",
     "parse_socket_link",
     "parse_stat",
+    "read_command",
+    "read_descriptor_budget",
     "read_netns",
     "read_parents",
     "read_process",
     "read_protocol",
     "read_socket_fds",
+    "read_stat",
 ]
 
 _GONE = (errno.ENOENT, errno.ESRCH)
@@ -64,19 +68,18 @@ def parse_command(cmdline: bytes, name: str) -> str:
     return line or f"[{name}]"
 
 
-def parse_nofile_limit(text: str) -> int | None:
-    """Finds the soft limit of open files in /proc/PID/limits; None for unlimited.
+def parse_nofile_limit(text: str) -> tuple[int | None, int | None]:
+    """Finds the soft and the hard limit of open files in /proc/PID/limits; None for unlimited.
 
     Raises:
         InternalError: The line is missing or has another form.
     """
     for line in text.splitlines():
         if line.startswith("Max open files"):
-            soft = line[len("Max open files") :].split()[0:1]
-            if soft == ["unlimited"]:
-                return None
-            if soft and soft[0].isdigit():
-                return int(soft[0])
+            limits = line[len("Max open files") :].split()[:2]
+            if len(limits) == 2 and all(limit == "unlimited" or limit.isdecimal() for limit in limits):
+                soft, hard = (None if limit == "unlimited" else int(limit) for limit in limits)
+                return soft, hard
     msg = f"no 'Max open files' in /proc/PID/limits: {text[:200]!r}"
     raise InternalError(msg)
 
@@ -193,12 +196,34 @@ def read_process(pid: int, proc: str = "/proc") -> ProcessFacts:
         started=stat.started,
         netns=read_netns(pid, proc),
         fd_used=fd_used,
-        fd_limit=parse_nofile_limit(_read(pid, "limits", proc).decode()),
+        fd_limit=parse_nofile_limit(_read(pid, "limits", proc).decode())[0],
         sockets={inode: tuple(fds) for inode, fds in sockets.items()},
     )
     if read_stat(pid, proc).started != stat.started:
         raise ProcessLookupError(errno.ESRCH, "the process was replaced by another with its pid", str(pid))
     return facts
+
+
+class DescriptorBudget(NamedTuple):
+    """Open descriptors of a process and its limits, RLIMIT_NOFILE; None is unlimited or not visible."""
+
+    used: int | None
+    soft: int | None
+    hard: int | None
+
+
+def read_descriptor_budget(pid: int, proc: str = "/proc") -> DescriptorBudget:
+    """Reads how many descriptors a process has open and may have.
+
+    Raises:
+        ProcessLookupError: There is no such process.
+    """
+    soft, hard = parse_nofile_limit(_read(pid, "limits", proc).decode())
+    try:
+        used = len(os.listdir(f"{proc}/{pid}/fd"))
+    except PermissionError:
+        used = None
+    return DescriptorBudget(used, soft, hard)
 
 
 class Holders(NamedTuple):

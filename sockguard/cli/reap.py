@@ -1,0 +1,138 @@
+"""`sockguard reap`: end leaked connections of a process without restarting it.
+
+The only command that acts, and a dry run unless it is told --yes.
+"""
+
+import json
+import time
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import click
+
+from sockguard._core.facts import Holder, Snapshot
+from sockguard._core.leaks import Cause, Leak, find_leaks
+from sockguard._core.two_looks import keep_still
+from sockguard._kernel.ending import NotTheSame, StillAlive, destroy_unaccepted, shut_down
+from sockguard._kernel.linux import look_at_processes
+from sockguard.cli.options import json_option
+from sockguard.cli.report import exit_status, tell_unseen
+from sockguard.errors import KernelUnavailable
+from sockguard.outputs.json import leak_as_dict, timestamp
+
+__all__ = ["Result", "reap"]
+
+OLDER_THAN = 60.0
+"""Six times what the report calls a leak: HAProxy's and eghostbuster's patience as well."""
+WATCH_SECONDS = 1.0
+"""Between two looks; what moves in between is alive and is left alone."""
+REMAINS = "The connection ends; its descriptor stays open in its owner, who sees EOF on it."
+
+
+class Result(NamedTuple):
+    """What became of one leaked connection."""
+
+    leak: Leak
+    outcome: str
+    """ended, would end, refused, gone, or failed."""
+    why: str
+
+
+@click.command()
+@click.option("--pid", "-p", "pids", type=click.IntRange(min=1), multiple=True, required=True, help="Whose leaks; may be given again.")
+@click.option("--older-than", type=click.FloatRange(min=0), default=OLDER_THAN, show_default=True, metavar="S", help="Only what has stood still for so many seconds.")
+@click.option("--cause", "causes", type=click.Choice([cause.value for cause in Cause]), multiple=True, help="Only leaks of this cause; may be given again.")
+@click.option("--yes", is_flag=True, help="Act. Without it, only say what would be done.")
+@click.option("--destroy", is_flag=True, help="Also reset connections that were never accepted (needs CAP_NET_ADMIN).")
+@json_option
+def reap(
+    pids: tuple[int, ...], older_than: float, causes: tuple[str, ...], yes: bool, destroy: bool, as_json: bool
+) -> int:
+    """Shuts down leaked connections of running processes, in any language.
+
+    The connection ends for TCP, and nothing that the peer sent is lost. The descriptor
+    stays open in its owner, who sees EOF on it: only the program itself can close that.
+    What made progress within a second's watch is refused. Exit status: 0 nothing is
+    left to end, 1 leaks are left, 2 could not look.
+    """
+    chosen = sorted(set(pids))
+    first = look_at_processes(chosen)
+    candidates = [leak for leak in find_leaks(first, min_age=older_than, pids=chosen) if leak.cause in (causes or Cause)]
+    results: list[Result] = []
+    if candidates:
+        started = time.monotonic()
+        time.sleep(WATCH_SECONDS)
+        second = keep_still(first, look_at_processes(chosen), time.monotonic() - started)
+        still = {_key(leak): leak for leak in find_leaks(second, min_age=older_than, pids=chosen)}
+        results = [_treat(second, leak, still.get(_key(leak)), yes=yes, destroy=destroy) for leak in candidates]
+    tell_unseen(first)
+    _tell(first, results, as_json=as_json, yes=yes)
+    is_left = any(result.outcome not in ("ended", "gone") for result in results)
+    return 1 if is_left else exit_status(first, [])
+
+
+def _key(leak: Leak) -> tuple[object, ...]:
+    return (leak.connection.identity, leak.cookie)
+
+
+def _treat(snapshot: Snapshot, before: Leak, leak: Leak | None, *, yes: bool, destroy: bool) -> Result:
+    if leak is None:
+        return Result(before, "refused", f"it moved or closed within {WATCH_SECONDS:g} s")
+    if refusal := _refusal(leak, destroy=destroy):
+        return Result(leak, "refused", refusal)
+    if not yes:
+        return Result(leak, "would end", "--yes does it")
+    try:
+        _end(snapshot, leak)
+    except NotTheSame as finding:
+        return Result(leak, "gone", str(finding))
+    except StillAlive as finding:
+        return Result(leak, "refused", str(finding))
+    except (OSError, KernelUnavailable) as error:
+        return Result(leak, "failed", getattr(error, "strerror", None) or str(error))
+    return Result(leak, "ended", "never accepted: reset" if leak.fd is None else "FIN sent")
+
+
+def _refusal(leak: Leak, *, destroy: bool) -> str:
+    if leak.cause is Cause.DEAD_FD or leak.state == "CLOSE":
+        return "already over; only its owner can close the descriptor"
+    if leak.cause is Cause.NOT_ACCEPTED and not destroy:
+        return "never accepted, so there is no descriptor to act on; --destroy resets it"
+    return ""
+
+
+def _end(snapshot: Snapshot, leak: Leak) -> None:
+    owner = leak.owner
+    if owner is None:
+        raise NotTheSame("its owner is not known")  # noqa: EM101, TRY003
+    if leak.fd is None:
+        destroy_unaccepted(leak.connection, owner)
+    else:
+        shut_down(leak.connection, owner, started=_started(snapshot, owner))
+
+
+def _started(snapshot: Snapshot, owner: Holder) -> int | None:
+    process = snapshot.processes.get(owner.pid)
+    return process.started if process else None
+
+
+def _tell(snapshot: Snapshot, results: list[Result], *, as_json: bool, yes: bool) -> None:
+    if as_json:
+        rows = [{**leak_as_dict(leak), "outcome": outcome, "why": why} for leak, outcome, why in results]
+        print(json.dumps({"schema": 1, "at": timestamp(snapshot.at), "acted": yes, "results": rows}))
+        return
+    for line in _lines(results, yes=yes):
+        print(line)
+
+
+def _lines(results: list[Result], *, yes: bool) -> Iterator[str]:
+    for leak, outcome, why in results:
+        descriptor = "not accepted" if leak.fd is None else f"fd {leak.fd}"
+        age = "age unknown" if leak.age_seconds is None else f"{leak.age_seconds:.0f} s"
+        yield f"{outcome}: pid {leak.pid} {descriptor} {leak.local} <- {leak.remote or '(forgotten)'} {age} {leak.cause.value}: {why}"
+    if not results:
+        yield "Nothing to end: no leak is that old."
+    elif not yes:
+        yield f"Dry run: nothing was done. {REMAINS}"
+    elif any(result.outcome == "ended" for result in results):
+        yield REMAINS
