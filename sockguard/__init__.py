@@ -1,8 +1,8 @@
 """sockguard finds the TCP connections that a Python server forgot to close.
 
-    >>> import sockguard
-    >>> sockguard.find_leaks()
-    []
+>>> import sockguard
+>>> sockguard.find_leaks()
+[]
 """
 
 from sockguard._api import find_leaks

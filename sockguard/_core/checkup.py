@@ -58,7 +58,8 @@ def _at_least(limit: int, otherwise: Verdict) -> Callable[[int], Verdict]:
 SYSCTLS: Mapping[str, SysctlRule] = {
     "net.ipv4.tcp_keepalive_time": SysctlRule(
         _at_most(600, Verdict.NOTE),
-        "Seconds of silence before the first probe, for sockets that ask for keepalive; at the default of 7200 a dead peer is kept for 2 h.",
+        "Seconds of silence before the first probe, for sockets that ask for keepalive; "
+        "at the default of 7200 a dead peer is kept for 2 h.",
         "Leave it, and set TCP_KEEPIDLE on the sockets of the service: the sysctl changes every program.",
     ),
     "net.ipv4.tcp_keepalive_intvl": SysctlRule(
@@ -133,7 +134,9 @@ def judge_limit(name: str, used: int | None, soft: int | None, hard: int | None)
     value = f"{'?' if used is None else used} of {'unlimited' if soft is None else soft}"
     if soft is not None and used is not None and used >= NEARLY_FULL * soft:
         reason = "Nearly used up: accept() will fail with EMFILE."
-        return Finding(name, value, Verdict.BAD, reason, "sockguard report --pid PID shows what leaks; raise the limit meanwhile.")
+        return Finding(
+            name, value, Verdict.BAD, reason, "sockguard report --pid PID shows what leaks; raise the limit meanwhile."
+        )
     if soft is not None and soft < ENOUGH_DESCRIPTORS:
         reason = "A server meets this limit soon, with or without leaks."
         room = "" if hard is None or hard <= soft else f" (up to {hard} without root)"

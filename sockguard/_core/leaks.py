@@ -169,12 +169,14 @@ RULES: tuple[Rule, ...] = (
     Rule(
         Cause.NOT_ACCEPTED,
         lambda case: case.facts.inode == 0,
-        "The application does not accept(): find what blocks its accept loop, or raise its descriptor limit if that is used up.",
+        "The application does not accept(): find what blocks its accept loop, "
+        "or raise its descriptor limit if that is used up.",
     ),
     Rule(
         Cause.SHARED,
         _was_kept_by_children,
-        "Forked children kept it when the parent closed it: close inherited sockets in the child, and shutdown() before close() in the parent.",
+        "Forked children kept it when the parent closed it: close inherited sockets in the child, "
+        "and shutdown() before close() in the parent.",
     ),
     Rule(
         Cause.DEAD_FD,
@@ -184,22 +186,26 @@ RULES: tuple[Rule, ...] = (
     Rule(
         Cause.STALE_CLIENT,
         _is_stale_client,
-        "The server hung up on an idle client: close the client after use, or let its pool drop idle connections before the server does.",
+        "The server hung up on an idle client: close the client after use, "
+        "or let its pool drop idle connections before the server does.",
     ),
     Rule(
         Cause.UNREAD,
         lambda case: case.facts.unread > 0,
-        "The application stopped reading: find what blocks or pauses this connection's reader, and give the work a timeout.",
+        "The application stopped reading: find what blocks or pauses this connection's reader, "
+        "and give the work a timeout.",
     ),
     Rule(
         Cause.EOF_UNREAD,
         lambda case: case.facts.recv_queue == 1,
-        "Nobody waits on this socket: the handler is busy or waits elsewhere (queue, lock, sleep). Wait for the peer's EOF too, or with a timeout.",
+        "Nobody waits on this socket: the handler is busy or waits elsewhere (queue, lock, sleep). "
+        "Wait for the peer's EOF too, or with a timeout.",
     ),
     Rule(
         Cause.EOF_IGNORED,
-        lambda case: True,
-        "The application read the EOF and did not close: close the socket when recv() returns b'', and in finally or with.",
+        lambda _: True,
+        "The application read the EOF and did not close: close the socket when recv() returns b'', "
+        "and in finally or with.",
     ),
 )
 """The causes in the order in which they are tried. The last one takes what is left.

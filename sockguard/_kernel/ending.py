@@ -20,11 +20,11 @@ from sockguard._kernel.tcp_info import read_tcp_info
 __all__ = ["NotTheSame", "StillAlive", "destroy_unaccepted", "shut_down"]
 
 
-class NotTheSame(Exception):  # noqa: N818 - a finding about a connection, not a failure
+class NotTheSame(Exception):
     """Is raised when the connection that was meant is gone; the text says what is there now."""
 
 
-class StillAlive(Exception):  # noqa: N818 - a finding about a connection, not a failure
+class StillAlive(Exception):
     """Is raised when the connection made progress since it was judged."""
 
 
@@ -35,7 +35,7 @@ def shut_down(facts: SocketFacts, holder: Holder, *, started: int | None) -> Non
     still the same connection (by its cookie), still in CLOSE_WAIT, and has not moved.
 
     Args:
-        facts: What the connection was judged by; cookie and TCP_INFO are required.
+        facts: What the connection was judged by, with cookie and TCP_INFO.
         holder: Any of its holders.
         started: Start time of the holder's process.
 
@@ -45,8 +45,6 @@ def shut_down(facts: SocketFacts, holder: Holder, *, started: int | None) -> Non
         OSError: Not allowed to borrow it, or the process is gone.
         KernelUnavailable: The kernel cannot lend descriptors.
     """
-    if facts.info is None or facts.cookie is None:
-        raise NotTheSame("the kernel told no cookie to know it by")  # noqa: EM101, TRY003
     try:
         with borrow_socket(holder.pid, holder.fd, started=started) as sock:
             _make_sure(sock, facts)
@@ -60,15 +58,15 @@ def shut_down(facts: SocketFacts, holder: Holder, *, started: int | None) -> Non
 
 def _make_sure(sock: socket.socket, facts: SocketFacts) -> None:
     if read_cookie(sock) != facts.cookie:
-        raise NotTheSame("the descriptor is another connection by now")  # noqa: EM101, TRY003
+        raise NotTheSame("the descriptor is another connection by now")
     info = read_tcp_info(sock)
     if info.state != TcpState.CLOSE_WAIT:
         msg = f"it is in {TcpState(info.state).name} by now"
         raise NotTheSame(msg)
     if facts.info is None or info.bytes_acked != facts.info.bytes_acked:
-        raise StillAlive("the peer acknowledged data since it was looked at")  # noqa: EM101, TRY003
+        raise StillAlive("the peer acknowledged data since it was looked at")
     if info.last_ack_recv < facts.info.last_ack_recv:
-        raise StillAlive("the peer was heard of since it was looked at")  # noqa: EM101, TRY003
+        raise StillAlive("the peer was heard of since it was looked at")
 
 
 def destroy_unaccepted(facts: SocketFacts, listener: Holder) -> None:
@@ -90,5 +88,5 @@ def destroy_unaccepted(facts: SocketFacts, listener: Holder) -> None:
     with open_diag() if is_own else open_diag_in(listener.pid) as diag:
         now = [s for s in read_sockets(diag, [TcpState.CLOSE_WAIT]) if s.cookie == facts.cookie]
         if not now or now[0].inode:
-            raise NotTheSame("it was accepted or ended meanwhile")  # noqa: EM101, TRY003
+            raise NotTheSame("it was accepted or ended meanwhile")
         destroy_socket(diag, facts)

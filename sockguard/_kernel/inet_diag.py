@@ -121,8 +121,8 @@ def _parse_row(data: bytes, start: int, length: int, netns: int, with_attributes
     if length < _ROW_SIZE:
         msg = f"inet_diag message has {length} bytes, at least {_ROW_SIZE} were expected"
         raise InternalError(msg)
-    _, _, _, family, state, timer, sport, dport, src, dst, interface, cookie, receive, send, uid, inode = (
-        _unpack_row(data, start)
+    _, _, _, family, state, timer, sport, dport, src, dst, interface, cookie, receive, send, uid, inode = _unpack_row(
+        data, start
     )
     info = memory = None
     if with_attributes:
@@ -215,7 +215,9 @@ def read_sockets(
             raise _unavailable(error) from error
     families = (socket.AF_INET, socket.AF_INET6)
     try:
-        return _dump_until_whole(diag, [_request(family, extensions, mask) for family in families], netns, bool(extensions))
+        return _dump_until_whole(
+            diag, [_request(family, extensions, mask) for family in families], netns, bool(extensions)
+        )
     except OSError as error:
         raise _unavailable(error) from error
 
@@ -232,7 +234,9 @@ def _frame(kind: int, flags: int, payload: bytes) -> bytes:
     return _pack_header(HEADER_SIZE + len(payload), kind, NLM_F_REQUEST | flags, 0, 0) + payload
 
 
-def _dump_until_whole(diag: socket.socket, requests: list[bytes], netns: int, with_attributes: bool) -> list[SocketFacts]:
+def _dump_until_whole(
+    diag: socket.socket, requests: list[bytes], netns: int, with_attributes: bool
+) -> list[SocketFacts]:
     for _ in range(_MAX_ATTEMPTS):
         sockets: list[SocketFacts] = []
         interrupted = False

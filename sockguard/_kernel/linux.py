@@ -7,7 +7,7 @@ import errno
 import os
 import sys
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from sockguard._core.facts import Holder, ProcessFacts, Snapshot, SocketFacts, TcpState, Unseen
 from sockguard._kernel.own_fds import read_all_sockets, read_hung_up
@@ -20,12 +20,14 @@ from sockguard._kernel.proc_pid import (
     read_process,
     read_protocol,
 )
-from sockguard._kernel.tables import BORROW_RIGHTS, read_table, read_unlisted, with_infos
+from sockguard._kernel.tables import BORROW_RIGHTS, Table, read_table, read_unlisted, with_infos
 from sockguard.errors import KernelUnavailable
 
 __all__ = ["look_at_processes", "look_at_self", "require_linux"]
 
 OWNER_RIGHTS = "run it as root, as the owner of the process, or with CAP_SYS_PTRACE"
+
+CLOSED_MEANWHILE = (errno.ENOENT, errno.ESRCH, errno.EBADF)
 
 HolderMap = dict[int, tuple[Holder, ...]]
 
@@ -84,10 +86,10 @@ def look_at_processes(pids: Collection[int] | None = None, *, find_owners: bool 
     processes, unseen = _read_processes(pids)
     sockets: list[SocketFacts] = []
     own = read_netns()
-    for netns, pid in _namespaces(processes, own, every=pids is None).items():
-        table = read_table(pid, netns, is_own=netns == own, every_state=True)
+    for netns, residents in _namespaces(processes, own, every=pids is None).items():
+        table = _read_table_by_any(residents, netns, is_own=netns == own)
         sockets += table.sockets
-        unseen += table.unseen
+        unseen += [u._replace(fatal=u.fatal and pids is not None) for u in table.unseen]
     unlisted, unlendable = _find_unlisted(processes, {s.inode for s in sockets})
     sockets += unlisted
     holders = _holders_among(processes)
@@ -124,17 +126,25 @@ def _read_processes(pids: Collection[int] | None) -> tuple[dict[int, ProcessFact
     return processes, unseen
 
 
-def _namespaces(processes: Mapping[int, ProcessFacts], own: int, *, every: bool) -> dict[int, int]:
-    """Chooses the network namespaces to ask: inode -> a process that lives in it."""
-    namespaces = {own: os.getpid()} if every else {}
+def _namespaces(processes: Mapping[int, ProcessFacts], own: int, *, every: bool) -> dict[int, list[int]]:
+    """Lists the network namespaces to ask: inode -> the processes that live in it."""
+    namespaces = {own: [os.getpid()]} if every else {}
     for process in processes.values():
-        namespaces.setdefault(process.netns or own, process.pid)
+        namespaces.setdefault(process.netns or own, []).append(process.pid)
     return namespaces
 
 
-def _find_unlisted(
-    processes: Mapping[int, ProcessFacts], listed: set[int]
-) -> tuple[list[SocketFacts], list[Unseen]]:
+def _read_table_by_any(residents: Iterable[int], netns: int, *, is_own: bool) -> Table:
+    """Reads a namespace's table by the first of its processes that still lives."""
+    for pid in residents:
+        try:
+            return read_table(pid, netns, is_own=is_own, every_state=True)
+        except ProcessLookupError:
+            continue
+    return Table([], [])
+
+
+def _find_unlisted(processes: Mapping[int, ProcessFacts], listed: set[int]) -> tuple[list[SocketFacts], list[Unseen]]:
     """Looks at the held TCP sockets that no table lists; most have simply never connected."""
     found: dict[int, SocketFacts] = {}
     unseen: list[Unseen] = []
@@ -146,11 +156,10 @@ def _find_unlisted(
                 if read_protocol(holder.pid, holder.fd) not in ("TCP", "TCPv6"):
                     continue
                 facts = read_unlisted(holder, inode, started=process.started)
-            except (PermissionError, KernelUnavailable):
+            except KernelUnavailable:
                 n_refused += 1
             except OSError as error:
-                if error.errno not in (errno.ENOENT, errno.ESRCH, errno.EBADF):
-                    raise
+                n_refused += error.errno not in CLOSED_MEANWHILE
             else:
                 found.update({inode: facts} if facts else {})
         if n_refused:

@@ -28,13 +28,33 @@ def probe_doors() -> list[Door]:
     """
     return [
         _try(
-            "sock_diag netlink", _list_by_netlink, "all TCP sockets with their ages", "Allow AF_NETLINK in the sandbox's seccomp profile."
+            "sock_diag netlink",
+            _list_by_netlink,
+            "all TCP sockets with their ages",
+            "Allow AF_NETLINK in the sandbox's seccomp profile.",
         ),
-        _try("/proc/net/tcp", lambda: read_net_tcp(), "the same without ages, where netlink is closed", "Mount /proc."),
-        _try("/proc/PID/fd of others", _read_all_fds, "naming the owners of all sockets", "Run as root or with CAP_SYS_PTRACE."),
-        _try("pidfd_getfd", _borrow_from_child, "reap, and dead descriptors", "Linux 5.6 or newer, and ptrace allowed (kernel.yama.ptrace_scope=0, or root)."),
-        _try("SOCK_DESTROY", _destroy_own, "reap --destroy", "CAP_NET_ADMIN, and a kernel with CONFIG_INET_DIAG_DESTROY."),
-        _try("setns", lambda: open_diag_in(os.getpid()).close(), "ages in containers", "Run as root or with CAP_SYS_ADMIN."),
+        _try("/proc/net/tcp", read_net_tcp, "the same without ages, where netlink is closed", "Mount /proc."),
+        _try(
+            "/proc/PID/fd of others",
+            _read_all_fds,
+            "naming the owners of all sockets",
+            "Run as root or with CAP_SYS_PTRACE.",
+        ),
+        _try(
+            "pidfd_getfd",
+            _borrow_from_child,
+            "reap, and dead descriptors",
+            "Linux 5.6 or newer, and ptrace allowed (kernel.yama.ptrace_scope=0, or root).",
+        ),
+        _try(
+            "SOCK_DESTROY", _destroy_own, "reap --destroy", "CAP_NET_ADMIN, and a kernel with CONFIG_INET_DIAG_DESTROY."
+        ),
+        _try(
+            "setns",
+            lambda: open_diag_in(os.getpid()).close(),
+            "ages in containers",
+            "Run as root or with CAP_SYS_ADMIN.",
+        ),
     ]
 
 
@@ -64,7 +84,9 @@ def _read_all_fds() -> None:
         except PermissionError:
             refused.append(pid)
     if refused:
-        raise PermissionError(errno.EACCES, f"refused for {len(refused)} of {len(pids)} processes, such as {refused[0]}")
+        raise PermissionError(
+            errno.EACCES, f"refused for {len(refused)} of {len(pids)} processes, such as {refused[0]}"
+        )
 
 
 @contextmanager
@@ -75,11 +97,12 @@ def _own_connection() -> Iterator[socket.socket]:
 
 def _borrow_from_child() -> None:
     wait_for_end_of_input = [sys.executable, "-I", "-S", "-c", "import sys; sys.stdin.read()"]
-    with _own_connection() as client:
-        fd = client.fileno()
-        with subprocess.Popen(wait_for_end_of_input, stdin=subprocess.PIPE, pass_fds=[fd]) as child:
-            with borrow_socket(child.pid, fd):
-                pass
+    with (
+        _own_connection() as client,
+        subprocess.Popen(wait_for_end_of_input, stdin=subprocess.PIPE, pass_fds=[client.fileno()]) as child,
+        borrow_socket(child.pid, client.fileno()),
+    ):
+        pass
 
 
 def _destroy_own() -> None:

@@ -4,6 +4,7 @@ A process can end, or be replaced by another with its pid, while it is being rea
 is gone is left out, and `read_process` refuses to mix two processes in one record.
 """
 
+import contextlib
 import errno
 import os
 from collections.abc import Collection, Iterable
@@ -13,7 +14,6 @@ from sockguard._core.facts import Holder, ProcessFacts
 from sockguard.errors import InternalError
 
 __all__ = [
-    "DescriptorBudget",
     "Holders",
     "Stat",
     "find_holders",
@@ -23,7 +23,7 @@ __all__ = [
     "parse_socket_link",
     "parse_stat",
     "read_command",
-    "read_descriptor_budget",
+    "read_descriptor_limits",
     "read_netns",
     "read_parents",
     "read_process",
@@ -32,6 +32,8 @@ __all__ = [
     "read_stat",
 ]
 
+ENDED = "ZX"
+"""States of a process that holds nothing any more (zombie, dead)."""
 _GONE = (errno.ENOENT, errno.ESRCH)
 _MAX_COMMAND = 4096
 
@@ -74,14 +76,13 @@ def parse_nofile_limit(text: str) -> tuple[int | None, int | None]:
     Raises:
         InternalError: The line is missing or has another form.
     """
-    for line in text.splitlines():
-        if line.startswith("Max open files"):
-            limits = line[len("Max open files") :].split()[:2]
-            if len(limits) == 2 and all(limit == "unlimited" or limit.isdecimal() for limit in limits):
-                soft, hard = (None if limit == "unlimited" else int(limit) for limit in limits)
-                return soft, hard
-    msg = f"no 'Max open files' in /proc/PID/limits: {text[:200]!r}"
-    raise InternalError(msg)
+    _, _, row = text.partition("\nMax open files ")
+    try:
+        soft, hard = (None if limit == "unlimited" else int(limit) for limit in row.split()[:2])
+    except ValueError as error:
+        msg = f"no 'Max open files' in /proc/PID/limits: {text[:200]!r}"
+        raise InternalError(msg) from error
+    return soft, hard
 
 
 def parse_socket_link(target: str) -> int | None:
@@ -181,14 +182,26 @@ def read_process(pid: int, proc: str = "/proc") -> ProcessFacts:
     Where its descriptors may not be seen, `fd_used` is None and `sockets` empty.
 
     Raises:
-        ProcessLookupError: It does not exist, or ended, or was replaced while it was read.
+        ProcessLookupError: It does not exist, has ended, or was replaced while it was read.
     """
     stat = read_stat(pid, proc)
+    if stat.state in ENDED:
+        raise ProcessLookupError(errno.ESRCH, "it has ended and waits for its parent (a zombie)", str(pid))
     try:
+        facts = _read_process(pid, stat, proc)
+    except FileNotFoundError as error:
+        raise ProcessLookupError(errno.ESRCH, "no such process", str(pid)) from error
+    if read_stat(pid, proc).started != stat.started:
+        raise ProcessLookupError(errno.ESRCH, "it was replaced by another process with its pid", str(pid))
+    return facts
+
+
+def _read_process(pid: int, stat: Stat, proc: str) -> ProcessFacts:
+    sockets: dict[int, list[int]] = {}
+    fd_used = None
+    with contextlib.suppress(PermissionError):  # told by fd_used
         sockets, fd_used = read_socket_fds(pid, proc)
-    except PermissionError:
-        sockets, fd_used = {}, None  # type: ignore[assignment]
-    facts = ProcessFacts(
+    return ProcessFacts(
         pid=pid,
         ppid=stat.ppid,
         uid=os.stat(f"{proc}/{pid}").st_uid,
@@ -196,34 +209,21 @@ def read_process(pid: int, proc: str = "/proc") -> ProcessFacts:
         started=stat.started,
         netns=read_netns(pid, proc),
         fd_used=fd_used,
-        fd_limit=parse_nofile_limit(_read(pid, "limits", proc).decode())[0],
+        fd_limit=read_descriptor_limits(pid, proc)[0],
         sockets={inode: tuple(fds) for inode, fds in sockets.items()},
     )
-    if read_stat(pid, proc).started != stat.started:
-        raise ProcessLookupError(errno.ESRCH, "the process was replaced by another with its pid", str(pid))
-    return facts
 
 
-class DescriptorBudget(NamedTuple):
-    """Open descriptors of a process and its limits, RLIMIT_NOFILE; None is unlimited or not visible."""
-
-    used: int | None
-    soft: int | None
-    hard: int | None
-
-
-def read_descriptor_budget(pid: int, proc: str = "/proc") -> DescriptorBudget:
-    """Reads how many descriptors a process has open and may have.
+def read_descriptor_limits(pid: int, proc: str = "/proc") -> tuple[int | None, int | None]:
+    """Reads the soft and the hard RLIMIT_NOFILE of a process; None for unlimited.
 
     Raises:
-        ProcessLookupError: There is no such process.
+        ProcessLookupError: There is no such process, or it has just ended.
     """
-    soft, hard = parse_nofile_limit(_read(pid, "limits", proc).decode())
-    try:
-        used = len(os.listdir(f"{proc}/{pid}/fd"))
-    except PermissionError:
-        used = None
-    return DescriptorBudget(used, soft, hard)
+    text = _read(pid, "limits", proc).decode("ascii", "replace")
+    if not text:
+        raise ProcessLookupError(errno.ESRCH, "it has just ended", str(pid))
+    return parse_nofile_limit(text)
 
 
 class Holders(NamedTuple):

@@ -23,7 +23,7 @@ __all__ = ["BORROW_RIGHTS", "Table", "read_table", "read_unlisted", "with_infos"
 SICK_STATES = (TcpState.CLOSE_WAIT, TcpState.LISTEN)
 """What a leak report needs in full; listeners, for the queues in front of accept()."""
 OTHER_STATES = tuple(set(ALL_STATES) - set(SICK_STATES))
-BORROW_RIGHTS = "run it as root or with CAP_SYS_PTRACE"
+BORROW_RIGHTS = "run it as root or with CAP_SYS_PTRACE; sockguard doctor tells what is missing"
 _CANNOT_BORROW = (OSError, KernelUnavailable)
 
 
@@ -42,6 +42,9 @@ def read_table(pid: int, netns: int, *, is_own: bool, every_state: bool) -> Tabl
         netns: Its inode, for the records.
         is_own: It is the namespace of this thread, so nothing has to be entered.
         every_state: Not only CLOSE_WAIT and LISTEN.
+
+    Raises:
+        ProcessLookupError: The process has ended, so ask by another one.
     """
     try:
         with open_diag() if is_own else open_diag_in(pid) as diag:
@@ -49,6 +52,8 @@ def read_table(pid: int, netns: int, *, is_own: bool, every_state: bool) -> Tabl
             sockets = read_sockets(diag, OTHER_STATES, netns=netns) if every_state else []
             sockets += read_sockets(diag, SICK_STATES, netns=netns, with_info=True)
             return Table(sockets, [])
+    except FileNotFoundError as error:
+        raise ProcessLookupError(error.errno, "no such process", str(pid)) from error
     except OSError as error:
         reason = f"network namespace {netns} may not be entered ({error.strerror})"
     except KernelUnavailable as error:

@@ -77,4 +77,4 @@ def _say(text: str) -> None:
 
 def _run(*arguments: str) -> None:
     click.secho(f"\n$ sockguard {' '.join(arguments)}", bold=True)
-    subprocess.run([sys.executable, "-m", "sockguard", *arguments], check=False)  # noqa: S603 - our own command
+    subprocess.run([sys.executable, "-m", "sockguard", *arguments], check=False)

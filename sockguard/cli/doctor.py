@@ -9,7 +9,7 @@ import click
 from sockguard._core.checkup import SYSCTLS, Finding, Verdict, judge_door, judge_limit, judge_sysctl
 from sockguard._kernel.linux import require_linux
 from sockguard._kernel.probe import probe_doors
-from sockguard._kernel.proc_pid import read_command, read_descriptor_budget
+from sockguard._kernel.proc_pid import read_descriptor_limits, read_process
 from sockguard._kernel.sysctl import read_sysctl
 from sockguard.cli.options import json_option
 
@@ -20,7 +20,14 @@ STYLES = {Verdict.OK: "green", Verdict.NOTE: "yellow", Verdict.BAD: "bold red"}
 
 
 @click.command()
-@click.option("--pid", "-p", "pids", type=click.IntRange(min=1), multiple=True, help="Look at this process's descriptor limit too; may be given again.")
+@click.option(
+    "--pid",
+    "-p",
+    "pids",
+    type=click.IntRange(min=1),
+    multiple=True,
+    help="Look at this process's descriptor limit too; may be given again.",
+)
 @json_option
 def doctor(pids: tuple[int, ...], as_json: bool) -> int:
     """Checks sysctls, descriptor limits, and which doors of the kernel are open.
@@ -39,9 +46,9 @@ def doctor(pids: tuple[int, ...], as_json: bool) -> int:
 
 def _limits(pids: tuple[int, ...]) -> Iterator[Finding]:
     for pid in pids or [os.getpid()]:
-        budget = read_descriptor_budget(pid)
-        name = f"descriptors of pid {pid} {read_command(pid)[:COMMAND_WIDTH]}" if pids else "descriptors of this shell"
-        yield judge_limit(name, budget.used, budget.soft, budget.hard)
+        process = read_process(pid)
+        name = f"descriptors of pid {pid} {process.command[:COMMAND_WIDTH]}" if pids else "descriptors of this shell"
+        yield judge_limit(name, process.fd_used, *read_descriptor_limits(pid))
 
 
 def _sysctls() -> Iterator[Finding]:
@@ -57,7 +64,11 @@ def _print_findings(findings: list[Finding]) -> None:
     from sockguard.cli.render import Column, make_console, make_table  # noqa: PLC0415
 
     rows = [
-        (Text(finding.verdict.value, style=STYLES[finding.verdict]), f"{finding.name} = {finding.value}", _advice(finding))
+        (
+            Text(finding.verdict.value, style=STYLES[finding.verdict]),
+            f"{finding.name} = {finding.value}",
+            _advice(finding),
+        )
         for finding in findings
     ]
     columns = [Column(""), Column("WHAT", may_fold=True), Column("WHY, AND WHAT TO DO", may_fold=True)]

@@ -21,20 +21,20 @@ class LateGroup(click.Group):
         "states": "Count connections by TCP state, listener and peer.",
         "reap": "Shut down leaked connections of a process (dry run unless --yes).",
         "doctor": "Check the host: sysctls, descriptor limits, rights.",
-        "demo": "Watch a real leaking server being caught and healed, in 15 seconds.",
+        "demo": "Watch a real leaking server being caught and healed, in a few seconds.",
     }
 
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002, D102 - click's interface
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's interface
         return list(self.SUMMARIES)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002, D102
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         if cmd_name not in self.SUMMARIES:
             return None
         command = getattr(importlib.import_module(f"sockguard.cli.{cmd_name}"), cmd_name)
         assert isinstance(command, click.Command)  # noqa: S101 - what the file of each command defines
         return command
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002, D102
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         with formatter.section("Commands"):
             formatter.write_dl(list(self.SUMMARIES.items()))
 
@@ -76,5 +76,5 @@ def _sentence(error: Exception) -> str:
 
 def _leave_quietly() -> None:
     """Ends without a traceback when the reader of a pipe has left, as `head` does."""
-    sys.stdout = None  # type: ignore[assignment]
+    sys.stdout = None
     sys.exit(0)

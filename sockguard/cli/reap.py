@@ -39,9 +39,30 @@ class Result(NamedTuple):
 
 
 @click.command()
-@click.option("--pid", "-p", "pids", type=click.IntRange(min=1), multiple=True, required=True, help="Whose leaks; may be given again.")
-@click.option("--older-than", type=click.FloatRange(min=0), default=OLDER_THAN, show_default=True, metavar="S", help="Only what has stood still for so many seconds.")
-@click.option("--cause", "causes", type=click.Choice([cause.value for cause in Cause]), multiple=True, help="Only leaks of this cause; may be given again.")
+@click.option(
+    "--pid",
+    "-p",
+    "pids",
+    type=click.IntRange(min=1),
+    multiple=True,
+    required=True,
+    help="Whose leaks; may be given again.",
+)
+@click.option(
+    "--older-than",
+    type=click.FloatRange(min=0),
+    default=OLDER_THAN,
+    show_default=True,
+    metavar="S",
+    help="Only what has stood still for so many seconds.",
+)
+@click.option(
+    "--cause",
+    "causes",
+    type=click.Choice([cause.value for cause in Cause]),
+    multiple=True,
+    help="Only leaks of this cause; may be given again.",
+)
 @click.option("--yes", is_flag=True, help="Act. Without it, only say what would be done.")
 @click.option("--destroy", is_flag=True, help="Also reset connections that were never accepted (needs CAP_NET_ADMIN).")
 @json_option
@@ -57,7 +78,9 @@ def reap(
     """
     chosen = sorted(set(pids))
     first = look_at_processes(chosen)
-    candidates = [leak for leak in find_leaks(first, min_age=older_than, pids=chosen) if leak.cause in (causes or Cause)]
+    candidates = [
+        leak for leak in find_leaks(first, min_age=older_than, pids=chosen) if leak.cause in (causes or Cause)
+    ]
     results: list[Result] = []
     if candidates:
         started = time.monotonic()
@@ -80,35 +103,40 @@ def _treat(snapshot: Snapshot, before: Leak, leak: Leak | None, *, yes: bool, de
         return Result(before, "refused", f"it moved or closed within {WATCH_SECONDS:g} s")
     if refusal := _refusal(leak, destroy=destroy):
         return Result(leak, "refused", refusal)
-    if not yes:
-        return Result(leak, "would end", "--yes does it")
+    return _end(snapshot, leak) if yes else Result(leak, "would end", "--yes does it")
+
+
+def _refusal(leak: Leak, *, destroy: bool) -> str:
+    if leak.cause is Cause.DEAD_FD or leak.state == "CLOSE":
+        return "already over; only its owner can close the descriptor"
+    if leak.cookie is None:
+        return "this system tells no cookie to know it by; see sockguard doctor"
+    if leak.cause is Cause.NOT_ACCEPTED and not destroy:
+        return "never accepted, so there is no descriptor to act on; --destroy resets it"
+    return ""
+
+
+def _end(snapshot: Snapshot, leak: Leak) -> Result:
     try:
-        _end(snapshot, leak)
+        return Result(leak, "ended", _act(snapshot, leak))
     except NotTheSame as finding:
         return Result(leak, "gone", str(finding))
     except StillAlive as finding:
         return Result(leak, "refused", str(finding))
     except (OSError, KernelUnavailable) as error:
         return Result(leak, "failed", getattr(error, "strerror", None) or str(error))
-    return Result(leak, "ended", "never accepted: reset" if leak.fd is None else "FIN sent")
 
 
-def _refusal(leak: Leak, *, destroy: bool) -> str:
-    if leak.cause is Cause.DEAD_FD or leak.state == "CLOSE":
-        return "already over; only its owner can close the descriptor"
-    if leak.cause is Cause.NOT_ACCEPTED and not destroy:
-        return "never accepted, so there is no descriptor to act on; --destroy resets it"
-    return ""
-
-
-def _end(snapshot: Snapshot, leak: Leak) -> None:
+def _act(snapshot: Snapshot, leak: Leak) -> str:
+    """Ends it, and says by what means."""
     owner = leak.owner
     if owner is None:
-        raise NotTheSame("its owner is not known")  # noqa: EM101, TRY003
+        raise NotTheSame("its owner is not known")
     if leak.fd is None:
         destroy_unaccepted(leak.connection, owner)
-    else:
-        shut_down(leak.connection, owner, started=_started(snapshot, owner))
+        return "reset, its place in the queue is freed when the owner accepts"
+    shut_down(leak.connection, owner, started=_started(snapshot, owner))
+    return "FIN sent"
 
 
 def _started(snapshot: Snapshot, owner: Holder) -> int | None:
@@ -129,7 +157,8 @@ def _lines(results: list[Result], *, yes: bool) -> Iterator[str]:
     for leak, outcome, why in results:
         descriptor = "not accepted" if leak.fd is None else f"fd {leak.fd}"
         age = "age unknown" if leak.age_seconds is None else f"{leak.age_seconds:.0f} s"
-        yield f"{outcome}: pid {leak.pid} {descriptor} {leak.local} <- {leak.remote or '(forgotten)'} {age} {leak.cause.value}: {why}"
+        ends = f"{leak.local} <- {leak.remote or '(forgotten)'}"
+        yield f"{outcome}: pid {leak.pid} {descriptor} {ends} {age} {leak.cause.value}: {why}"
     if not results:
         yield "Nothing to end: no leak is that old."
     elif not yes:

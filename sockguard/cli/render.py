@@ -40,12 +40,14 @@ class Column(NamedTuple):
 
 
 def make_table(columns: Sequence[Column], rows: Iterable[Sequence[str | Text]]) -> Table:
-    """Lays out rows without frames, as ss and ps do; without titles if all are empty."""
-    has_header = any(column.title for column in columns)
+    """Lays out rows without frames, as ss and ps do; columns with nothing in them are left out."""
+    cells = list(zip(*rows, strict=True))
+    filled = [(column, texts) for column, texts in zip(columns, cells, strict=True) if any(texts)]
+    has_header = any(column.title for column, _ in filled)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", show_header=has_header)
-    for title, justify, style, may_fold in columns:
+    for (title, justify, style, may_fold), _ in filled:
         table.add_column(title, justify=justify, style=style, no_wrap=not may_fold, overflow="fold")
-    for row in rows:
+    for row in zip(*(texts for _, texts in filled), strict=True):
         table.add_row(*row)
     return table
 

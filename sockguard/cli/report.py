@@ -22,14 +22,37 @@ SHOWN_PER_PROCESS = 20
 
 @click.command()
 @process_options
-@click.option("--min-age", type=click.FloatRange(min=0), default=LEAK_AFTER, show_default=True, metavar="S",
-              help="Seconds without progress from which on a connection counts as leaked.")  # fmt: skip
-@click.option("--state", "states", multiple=True, callback=parse_states, metavar="NAME",
-              help="Only leaks in this state: CLOSE_WAIT, or CLOSE of dead descriptors.")  # fmt: skip
-@click.option("--wait", "-w", type=click.FloatRange(min=0), metavar="S",
-              help="Look twice, S seconds apart, and leave out what moves. By default only where the kernel tells no age.")  # fmt: skip
-@click.option("--limit", type=click.IntRange(min=0), default=SHOWN_PER_PROCESS, show_default=True, metavar="N",
-              help="Rows shown of each process, the oldest first; 0 for all.")  # fmt: skip
+@click.option(
+    "--min-age",
+    type=click.FloatRange(min=0),
+    default=LEAK_AFTER,
+    show_default=True,
+    metavar="S",
+    help="Seconds without progress from which on a connection counts as leaked.",
+)
+@click.option(
+    "--state",
+    "states",
+    multiple=True,
+    callback=parse_states,
+    metavar="NAME",
+    help="Only leaks in this state: CLOSE_WAIT, or CLOSE of dead descriptors.",
+)
+@click.option(
+    "--wait",
+    "-w",
+    type=click.FloatRange(min=0),
+    metavar="S",
+    help="Look twice, S seconds apart, and leave out what moves. By default only where the kernel tells no age.",
+)
+@click.option(
+    "--limit",
+    type=click.IntRange(min=0),
+    default=SHOWN_PER_PROCESS,
+    show_default=True,
+    metavar="N",
+    help="Rows shown of each process, the oldest first; 0 for all.",
+)
 @json_option
 def report(
     pids: tuple[int, ...],
@@ -47,11 +70,17 @@ def report(
     """
     if strange := states - LEAK_STATES:
         names = ", ".join(TcpState(state).name for state in strange)
-        msg = f"--state {names}: a leak is in CLOSE_WAIT or CLOSE; for other states see: sockguard states --state {names}"
+        msg = (
+            f"--state {names}: a leak is in CLOSE_WAIT or CLOSE; for other states see: sockguard states --state {names}"
+        )
         raise click.UsageError(msg)
     chosen = chosen_pids(pids, everything=everything)
     snapshot = look_until_judged(chosen, min_age, wait)
-    leaks = [leak for leak in find_leaks(snapshot, min_age=min_age, pids=chosen) if leak.connection.state in (states or LEAK_STATES)]
+    leaks = [
+        leak
+        for leak in find_leaks(snapshot, min_age=min_age, pids=chosen)
+        if leak.connection.state in (states or LEAK_STATES)
+    ]
     status = exit_status(snapshot, leaks)
     tell_unseen(snapshot)
     if chosen and not _seen(snapshot, chosen):

@@ -118,8 +118,8 @@ def _row(leak: Leak, *, is_wide: bool) -> list[str]:
     row = [
         age_text(leak.age_seconds, leak.age_is),
         "-" if leak.fd is None else str(leak.fd),
-        str(leak.local),
-        "(forgotten)" if leak.remote is None else str(leak.remote),
+        str(leak.local.unmapped),
+        "(forgotten)" if leak.remote is None else str(leak.remote.unmapped),
         size_text(leak.connection.unread),
         leak.cause.value,
     ]
@@ -135,6 +135,10 @@ def _cures(leaks: list[Leak]) -> Iterator[tuple[str, str]]:
         count = sum(leak.cause is cause for leak in leaks)
         if count:
             yield f"{cause.value} x{count}", cause.remedy
-    others = sorted({(h.pid, h.command) for leak in leaks for h in leak.holders if h.pid != leak.pid})
-    for pid, command in others:
-        yield "also held by", f"pid {pid}  {command}"
+    others: dict[str, set[int]] = {}
+    for leak in leaks:
+        for holder in leak.holders:
+            if holder.pid != leak.pid:
+                others.setdefault(holder.command, set()).add(holder.pid)
+    for command, pids in others.items():
+        yield "also held by", f"pid {', '.join(map(str, sorted(pids)))}  {command}"

@@ -49,7 +49,14 @@ class Census(NamedTuple):
 
 @click.command()
 @process_options
-@click.option("--state", "wanted", multiple=True, callback=parse_states, metavar="NAME", help="Count only this state; may be given again.")
+@click.option(
+    "--state",
+    "wanted",
+    multiple=True,
+    callback=parse_states,
+    metavar="NAME",
+    help="Count only this state; may be given again.",
+)
 @json_option
 def states(pids: tuple[int, ...], everything: bool, wanted: frozenset[int], as_json: bool) -> int:
     """Counts TCP connections by state, by listener and by peer, and tells who closed first.
@@ -132,7 +139,9 @@ def _print_census(census: Census) -> None:
     for title, groups in (("LISTENER", census.by_listener), ("PEER", census.by_peer)):
         if groups:
             console.print()
-            console.print(make_table([Column("COUNT", "right"), Column(title), Column("STATES", may_fold=True)], _top(groups)))
+            console.print(
+                make_table([Column("COUNT", "right"), Column(title), Column("STATES", may_fold=True)], _top(groups))
+            )
         if len(groups) > TOP:
             console.print(f"       ... and {len(groups) - TOP} more (--json lists all)")
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable
 from datetime import UTC, datetime
 
-from sockguard._core.facts import Address, Holder, ProcessFacts, Snapshot, SocketFacts, TcpState
+from sockguard._core.facts import Address, Holder, ProcessFacts, Snapshot, SocketFacts
 from sockguard._core.leaks import Leak
 from sockguard._core.listeners import Listener, listeners_held
 
