@@ -48,9 +48,10 @@ _ERROR = struct.Struct("=i")
 _unpack_attribute = struct.Struct("=HH").unpack_from
 _MEMORY = struct.Struct("=9I")
 _ROW_SIZE = 88
-_unpack_row = struct.Struct("=IHH8x BBBx HH16s16sI Q 4x I I I I").unpack_from
-"""The netlink header with `struct inet_diag_msg`; the ports are in network order."""
-_HOST_ORDER = tuple(socket.ntohs(port) for port in range(1 << 16))
+_unpack_row = struct.Struct("=IHH8x BBBx 4x 16s16sI Q 4x I I I I").unpack_from
+"""The netlink header with `struct inet_diag_msg`, less the ports, which are in network order."""
+_unpack_ports = struct.Struct(">HH").unpack_from
+_PORTS_AT = 20
 _REQUEST_OLD = struct.Struct("=BBBB 48x II")
 _REQUEST = struct.Struct("=BBBx I 48x")
 _REQUEST_ONE = struct.Struct("=BBBx I 2s2s16s16sI Q")
@@ -121,14 +122,13 @@ def _parse_row(data: bytes, start: int, length: int, netns: int, with_attributes
     if length < _ROW_SIZE:
         msg = f"inet_diag message has {length} bytes, at least {_ROW_SIZE} were expected"
         raise InternalError(msg)
-    _, _, _, family, state, timer, sport, dport, src, dst, interface, cookie, receive, send, uid, inode = _unpack_row(
-        data, start
-    )
+    _, _, _, family, state, timer, src, dst, interface, cookie, receive, send, uid, inode = _unpack_row(data, start)
+    local_port, remote_port = _unpack_ports(data, start + _PORTS_AT)
     info = memory = None
     if with_attributes:
         info, memory = _parse_attributes(data, start + _ROW_SIZE, start + length)
-    local = _new(Address, (_host(family, src), _HOST_ORDER[sport]))
-    remote = _new(Address, (_host(family, dst), _HOST_ORDER[dport]))
+    local = _new(Address, (_host(family, src), local_port))
+    remote = _new(Address, (_host(family, dst), remote_port))
     return _new(
         SocketFacts,
         (state, local, remote, inode, cookie, uid, receive, send, timer, interface, netns, info, memory, None),

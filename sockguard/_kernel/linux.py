@@ -20,7 +20,15 @@ from sockguard._kernel.proc_pid import (
     read_process,
     read_protocol,
 )
-from sockguard._kernel.tables import BORROW_RIGHTS, Table, read_table, read_unlisted, with_infos
+from sockguard._kernel.tables import (
+    BORROW_RIGHTS,
+    OWNED_STATES,
+    SICK_STATES,
+    Table,
+    read_table,
+    read_unlisted,
+    with_infos,
+)
 from sockguard.errors import KernelUnavailable
 
 __all__ = ["look_at_processes", "look_at_self", "require_linux"]
@@ -52,7 +60,7 @@ def look_at_self() -> Snapshot:
     """
     require_linux("finding leaks")
     pid, netns = os.getpid(), read_netns()
-    table = read_table(pid, netns, is_own=True, every_state=False)
+    table = read_table(pid, netns, is_own=True)
     is_queued = any(s.inode == 0 and s.state == TcpState.CLOSE_WAIT for s in table.sockets)
     mine = read_all_sockets() if is_queued else read_hung_up()
     command = read_command("self")
@@ -69,7 +77,9 @@ def look_at_self() -> Snapshot:
     return Snapshot(time.time(), tuple(sockets), {}, holders, {}, tuple(table.unseen))
 
 
-def look_at_processes(pids: Collection[int] | None = None, *, find_owners: bool = True) -> Snapshot:
+def look_at_processes(
+    pids: Collection[int] | None = None, *, states: Collection[int] = OWNED_STATES, find_owners: bool = True
+) -> Snapshot:
     """Looks at all TCP sockets and at these processes, or at every one.
 
     A process that vanishes meanwhile is left out; one of `pids` that cannot be looked at
@@ -77,6 +87,7 @@ def look_at_processes(pids: Collection[int] | None = None, *, find_owners: bool 
 
     Args:
         pids: None for all.
+        states: Which sockets to list.
         find_owners: Search every other process for those who share a leaked connection.
 
     Raises:
@@ -87,15 +98,16 @@ def look_at_processes(pids: Collection[int] | None = None, *, find_owners: bool 
     sockets: list[SocketFacts] = []
     own = read_netns()
     for netns, residents in _namespaces(processes, own, every=pids is None).items():
-        table = _read_table_by_any(residents, netns, is_own=netns == own)
+        table = _read_table_by_any(residents, netns, states, is_own=netns == own)
         sockets += table.sockets
         unseen += [u._replace(fatal=u.fatal and pids is not None) for u in table.unseen]
     unlisted, unlendable = _find_unlisted(processes, {s.inode for s in sockets})
     sockets += unlisted
-    holders = _holders_among(processes)
+    wanted = {s.inode for s in sockets if s.state in (*SICK_STATES, TcpState.CLOSE)}
+    holders = _holders_among(processes, wanted)
     n_unreadable = sum(process.fd_used is None for process in processes.values())
     if find_owners and pids is not None:
-        n_unreadable += _add_other_holders(holders, sockets, processes)
+        n_unreadable += _add_other_holders(holders, sockets, wanted, processes)
     elif n_unreadable:
         unseen.append(Unseen(None, f"the descriptors of {n_unreadable} process(es) of others", OWNER_RIGHTS))
     return Snapshot(
@@ -134,11 +146,11 @@ def _namespaces(processes: Mapping[int, ProcessFacts], own: int, *, every: bool)
     return namespaces
 
 
-def _read_table_by_any(residents: Iterable[int], netns: int, *, is_own: bool) -> Table:
+def _read_table_by_any(residents: Iterable[int], netns: int, states: Collection[int], *, is_own: bool) -> Table:
     """Reads a namespace's table by the first of its processes that still lives."""
     for pid in residents:
         try:
-            return read_table(pid, netns, is_own=is_own, every_state=True)
+            return read_table(pid, netns, states, is_own=is_own)
         except ProcessLookupError:
             continue
     return Table([], [])
@@ -168,25 +180,28 @@ def _find_unlisted(processes: Mapping[int, ProcessFacts], listed: set[int]) -> t
     return list(found.values()), unseen
 
 
-def _holders_among(processes: Mapping[int, ProcessFacts]) -> HolderMap:
+def _holders_among(processes: Mapping[int, ProcessFacts], wanted: set[int]) -> HolderMap:
     holders: dict[int, list[Holder]] = {}
     for process in processes.values():
-        for inode, fds in process.sockets.items():
+        for inode in wanted & process.sockets.keys():
+            fds = process.sockets[inode]
             holders.setdefault(inode, []).extend(Holder(process.pid, fd, process.command) for fd in fds)
     return {inode: tuple(held) for inode, held in holders.items()}
 
 
-def _add_other_holders(holders: HolderMap, sockets: list[SocketFacts], processes: Mapping[int, ProcessFacts]) -> int:
-    """Adds the holders outside `processes` of leak candidates and of listeners.
+def _add_other_holders(
+    holders: HolderMap, sockets: list[SocketFacts], wanted: set[int], processes: Mapping[int, ProcessFacts]
+) -> int:
+    """Adds the holders outside `processes`, if there is any leak candidate among what these hold.
 
     Returns:
         How many processes could not be asked.
     """
-    sick = {s.inode for s in sockets if s.inode in holders and s.state in (TcpState.CLOSE_WAIT, TcpState.CLOSE)}
-    is_queued = any(s.inode == 0 and s.state == TcpState.CLOSE_WAIT for s in sockets)
-    if not sick and not is_queued:
+    is_sick = any(
+        s.state != TcpState.LISTEN and (s.inode in holders or not s.inode) for s in sockets if s.inode in wanted
+    )
+    if not is_sick:
         return 0
-    wanted = sick | {s.inode for s in sockets if s.state == TcpState.LISTEN}
     found = find_holders(wanted, [pid for pid in list_pids() if pid not in processes])
     for inode, others in found.by_inode.items():
         holders[inode] = tuple(sorted((*holders.get(inode, ()), *others)))

@@ -12,7 +12,7 @@ import stat
 
 __all__ = ["read_all_sockets", "read_hung_up", "read_table_size"]
 
-_spare: list[tuple[int, select.poll]] = []
+_spare: "list[tuple[int, select.poll]]" = []  # quoted: Windows has no poll, and must import this
 """A poll object that knows all numbers up to a size; building one costs twice its use.
 
 Taken by pop() and given back by append(), both atomic, so threads never share one.

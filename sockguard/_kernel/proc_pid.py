@@ -87,9 +87,8 @@ def parse_nofile_limit(text: str) -> tuple[int | None, int | None]:
 
 def parse_socket_link(target: str) -> int | None:
     """Finds the inode in the target of a /proc/PID/fd link, `socket:[123]`; None for other files."""
-    if target.startswith("socket:[") and target.endswith("]") and target[8:-1].isdecimal():
-        return int(target[8:-1])
-    return None
+    number = target[8:-1]
+    return int(number) if target[:8] == "socket:[" and target[-1:] == "]" and number.isdecimal() else None
 
 
 def list_pids(proc: str = "/proc") -> list[int]:

@@ -6,7 +6,7 @@ missing in them is asked of each sick socket that can be borrowed.
 """
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
 from sockguard._core.facts import Holder, ProcessFacts, SocketFacts, TcpState, Unseen
@@ -18,11 +18,13 @@ from sockguard._kernel.proc_net import read_net_tcp
 from sockguard._kernel.tcp_info import read_tcp_info
 from sockguard.errors import KernelUnavailable
 
-__all__ = ["BORROW_RIGHTS", "Table", "read_table", "read_unlisted", "with_infos"]
+__all__ = ["BORROW_RIGHTS", "OWNED_STATES", "SICK_STATES", "Table", "read_table", "read_unlisted", "with_infos"]
 
 SICK_STATES = (TcpState.CLOSE_WAIT, TcpState.LISTEN)
 """What a leak report needs in full; listeners, for the queues in front of accept()."""
-OTHER_STATES = tuple(set(ALL_STATES) - set(SICK_STATES))
+UNOWNED_STATES = (TcpState.TIME_WAIT, TcpState.NEW_SYN_RECV)
+"""What no process can hold: the kernel keeps these in small records of their own."""
+OWNED_STATES = tuple(state for state in ALL_STATES if state not in UNOWNED_STATES)
 BORROW_RIGHTS = "run it as root or with CAP_SYS_PTRACE; sockguard doctor tells what is missing"
 _CANNOT_BORROW = (OSError, KernelUnavailable)
 
@@ -34,14 +36,14 @@ class Table(NamedTuple):
     unseen: list[Unseen]
 
 
-def read_table(pid: int, netns: int, *, is_own: bool, every_state: bool) -> Table:
+def read_table(pid: int, netns: int, states: Collection[int] = SICK_STATES, *, is_own: bool) -> Table:
     """Lists the TCP sockets of a process's network namespace.
 
     Args:
         pid: A process that lives in it.
         netns: Its inode, for the records.
+        states: Which to list; those that are no part of `SICK_STATES` without TCP_INFO.
         is_own: It is the namespace of this thread, so nothing has to be entered.
-        every_state: Not only CLOSE_WAIT and LISTEN.
 
     Raises:
         ProcessLookupError: The process has ended, so ask by another one.
@@ -49,7 +51,8 @@ def read_table(pid: int, netns: int, *, is_own: bool, every_state: bool) -> Tabl
     try:
         with open_diag() if is_own else open_diag_in(pid) as diag:
             # The sick ones last: who changes sides between the two calls is seen twice, not never.
-            sockets = read_sockets(diag, OTHER_STATES, netns=netns) if every_state else []
+            others = set(states).difference(SICK_STATES)
+            sockets = read_sockets(diag, others, netns=netns) if others else []
             sockets += read_sockets(diag, SICK_STATES, netns=netns, with_info=True)
             return Table(sockets, [])
     except FileNotFoundError as error:
@@ -58,18 +61,17 @@ def read_table(pid: int, netns: int, *, is_own: bool, every_state: bool) -> Tabl
         reason = f"network namespace {netns} may not be entered ({error.strerror})"
     except KernelUnavailable as error:
         reason = f"{error.feature} is refused ({error.reason})"
-    return _read_text_table(pid, netns, reason, every_state=every_state)
+    return _read_text_table(pid, netns, reason, states)
 
 
-def _read_text_table(pid: int, netns: int, reason: str, *, every_state: bool) -> Table:
+def _read_text_table(pid: int, netns: int, reason: str, states: Collection[int]) -> Table:
     try:
         rows = read_net_tcp(pid, netns=netns)
     except OSError as error:
         what = f"the sockets of process {pid}: {reason}, and /proc/{pid}/net/tcp cannot be read ({error.strerror})"
         return Table([], [Unseen(pid, what, BORROW_RIGHTS, fatal=True)])
     what = f"ages of connections that cannot be borrowed: {reason}; read from /proc/{pid}/net/tcp"
-    sockets = [s for s in rows if every_state or s.state in SICK_STATES]
-    return Table(sockets, [Unseen(None, what, BORROW_RIGHTS)])
+    return Table([s for s in rows if s.state in states], [Unseen(None, what, BORROW_RIGHTS)])
 
 
 def with_infos(

@@ -9,6 +9,7 @@ import click
 
 from sockguard._core.facts import Snapshot, SocketFacts, TcpState
 from sockguard._core.listeners import Listeners
+from sockguard._kernel.inet_diag import ALL_STATES
 from sockguard._kernel.linux import look_at_processes
 from sockguard.cli.options import chosen_pids, json_option, parse_states, process_options
 from sockguard.cli.report import exit_status, tell_unseen
@@ -64,7 +65,7 @@ def states(pids: tuple[int, ...], everything: bool, wanted: frozenset[int], as_j
     Exit status: 0, or 2 if it could not look.
     """
     chosen = chosen_pids(pids, everything=everything)
-    snapshot = look_at_processes(chosen, find_owners=False)
+    snapshot = look_at_processes(chosen, states=ALL_STATES, find_owners=False)
     census = take_census(_selected(snapshot, wanted, only_held=chosen is not None), Listeners(snapshot.sockets))
     tell_unseen(snapshot)
     if as_json:
@@ -75,12 +76,13 @@ def states(pids: tuple[int, ...], everything: bool, wanted: frozenset[int], as_j
 
 
 def _selected(snapshot: Snapshot, wanted: frozenset[int], *, only_held: bool) -> list[SocketFacts]:
-    queued_at = Listeners(s for s in snapshot.sockets if s.inode in snapshot.holders)
+    held = {inode for process in snapshot.processes.values() for inode in process.sockets}
+    queued_at = Listeners(s for s in snapshot.sockets if s.inode in held)
     return [
         facts
         for facts in snapshot.sockets
         if (not wanted or facts.state in wanted)
-        and (not only_held or facts.inode in snapshot.holders or (facts.inode == 0 and _is_queued(facts, queued_at)))
+        and (not only_held or facts.inode in held or (facts.inode == 0 and _is_queued(facts, queued_at)))
     ]
 
 
