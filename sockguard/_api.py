@@ -1,5 +1,7 @@
 """The wiring behind the public functions: fetch facts, decide, tell."""
 
+import os
+
 from sockguard._core.leaks import LEAK_AFTER, Leak
 from sockguard._core.leaks import find_leaks as _find_leaks
 from sockguard._kernel.linux import look_at_self
@@ -28,4 +30,4 @@ def find_leaks(*, min_age: float = LEAK_AFTER) -> list[Leak]:
     if not min_age >= 0:
         msg = f"min_age={min_age!r} makes no sense: give seconds, 0 or more"
         raise UsageError(msg)
-    return _find_leaks(look_at_self(), min_age=min_age)
+    return _find_leaks(look_at_self(), min_age=min_age, pids=[os.getpid()])

@@ -7,6 +7,8 @@ from sockguard._core.facts import SocketFacts, TcpInfo, TcpState
 
 __all__ = ["Age", "AgeKind", "Side", "age_of", "made_progress", "opened_by_us"]
 
+_CLOSE = TcpState.CLOSE
+
 ANSWER_TIME = 1.0
 """Seconds after our last data in which a packet of the peer may be its mere acknowledgement.
 
@@ -57,7 +59,7 @@ def age_of(facts: SocketFacts) -> Age:
     if info is None:
         return UNKNOWN_AGE if facts.still_for is None else Age(facts.still_for, AgeKind.AT_LEAST)
     silence = info.last_ack_recv
-    if facts.state == TcpState.CLOSE:
+    if facts.state == _CLOSE:
         return Age(silence, AgeKind.ABOUT)
     if facts.keepalive_armed:
         return Age(silence, AgeKind.AT_LEAST)
@@ -86,7 +88,7 @@ def opened_by_us(facts: SocketFacts) -> bool | None:
     in_flight = facts.send_queue - info.notsent_bytes  # type: ignore[operator]
     delivered = info.bytes_sent - info.bytes_retrans - in_flight  # type: ignore[operator]
     surplus = info.bytes_acked - delivered  # type: ignore[operator]
-    return (_SURPLUS_WHEN_OVER if facts.state == TcpState.CLOSE else _SURPLUS).get(surplus)
+    return (_SURPLUS_WHEN_OVER if facts.state == _CLOSE else _SURPLUS).get(surplus)
 
 
 _SURPLUS = {0: False, 1: True}

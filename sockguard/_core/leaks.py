@@ -6,7 +6,6 @@ descriptor is still open. `docs/reference/causes.md` explains each cause to user
 """
 
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -15,6 +14,8 @@ from sockguard._core.inference import Age, Side, age_of, opened_by_us
 from sockguard._core.listeners import Listeners, topmost
 
 __all__ = ["LEAK_AFTER", "RULES", "Cause", "Leak", "find_leaks"]
+
+_CLOSE_WAIT, _CLOSE = TcpState.CLOSE_WAIT, TcpState.CLOSE
 
 LEAK_AFTER = 10.0
 """Seconds of standstill after which a connection counts as leaked, if nothing else is said.
@@ -49,8 +50,7 @@ class Cause(StrEnum):
         return next(rule.remedy for rule in RULES if rule.cause is self)
 
 
-@dataclass(frozen=True, slots=True)
-class Leak:
+class Leak(NamedTuple):
     """One leaked connection: which, why, for how long, and who holds it."""
 
     connection: SocketFacts
@@ -161,8 +161,7 @@ def _was_kept_by_children(case: Case) -> bool:
 
 
 def _is_stale_client(case: Case) -> bool:
-    nothing_to_read = case.facts.unread == 0 or case.facts.unread in TLS_ALERT_SIZES
-    return case.side is Side.CLIENT and nothing_to_read
+    return case.side is Side.CLIENT and (case.facts.unread == 0 or case.facts.unread in TLS_ALERT_SIZES)
 
 
 RULES: tuple[Rule, ...] = (
@@ -180,7 +179,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         Cause.DEAD_FD,
-        lambda case: case.facts.state == TcpState.CLOSE,
+        lambda case: case.facts.state == _CLOSE,
         "The connection is gone and only its descriptor is left: close the socket when recv() returns b'' or fails.",
     ),
     Rule(
@@ -228,7 +227,7 @@ def find_leaks(snapshot: Snapshot, *, min_age: float = LEAK_AFTER, pids: Collect
     leaks = [
         leak
         for facts in snapshot.sockets
-        if facts.state in (TcpState.CLOSE_WAIT, TcpState.CLOSE)
+        if facts.state in (_CLOSE_WAIT, _CLOSE)
         and _is_older(age := age_of(facts), min_age)
         and (leak := _judge(snapshot, facts, age, listeners.of(facts), pids))
     ]
@@ -243,16 +242,16 @@ def _judge(
     snapshot: Snapshot, facts: SocketFacts, age: Age, listeners: list[SocketFacts], pids: Collection[int] | None
 ) -> Leak | None:
     holders = snapshot.holders.get(facts.inode, ()) if facts.inode else ()
-    queues = [s for s in listeners if s.recv_queue] or listeners
-    responsible = holders or (() if facts.inode else tuple(_holders_of(snapshot, queues)))
-    asked_for = [holder for holder in responsible if pids is None or holder.pid in pids]
-    if pids is not None and not asked_for:
-        return None
+    queues = listeners if facts.inode else [s for s in listeners if s.recv_queue] or listeners
+    asked_for = holders if facts.inode else tuple(_holders_of(snapshot, queues))
+    if pids is not None:
+        asked_for = tuple([holder for holder in asked_for if holder.pid in pids])
+        if not asked_for:
+            return None
     case = Case(facts, _side_of(facts, listeners), holders, listeners, snapshot)
     cause = next(rule.cause for rule in RULES if rule.applies(case))
     owner = min(asked_for, default=None)
-    came_through = tuple(queues if not facts.inode else listeners)
-    return Leak(facts, cause, case.side, age, owner, holders, came_through)
+    return Leak(facts, cause, case.side, age, owner, holders, tuple(queues))
 
 
 def _holders_of(snapshot: Snapshot, sockets: list[SocketFacts]) -> Iterator[Holder]:

@@ -4,9 +4,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from sockguard._core.facts import Holder, Snapshot, SocketFacts, TcpState
+from sockguard._core.facts import Address, Holder, Snapshot, SocketFacts, TcpState
 
 __all__ = ["Listener", "Listeners", "listeners_held", "topmost"]
+
+_CLOSE_WAIT, _LISTEN = TcpState.CLOSE_WAIT, TcpState.LISTEN
 
 
 class Listener(NamedTuple):
@@ -32,8 +34,9 @@ class Listeners:
 
     def __init__(self, sockets: Iterable[SocketFacts]) -> None:
         self._by_port: dict[tuple[int, int], list[SocketFacts]] = defaultdict(list)
+        self._found: dict[tuple[int, int, Address], list[SocketFacts]] = {}
         for facts in sockets:
-            if facts.state == TcpState.LISTEN:
+            if facts.state == _LISTEN:
                 self._by_port[facts.netns, facts.local.port].append(facts)
 
     def __bool__(self) -> bool:
@@ -47,6 +50,12 @@ class Listeners:
         More than one is returned where several share an address by SO_REUSEPORT: the
         kernel does not tell which of them took the connection.
         """
+        place = (connection.netns, connection.interface, connection.local)
+        if place not in self._found:
+            self._found[place] = self._find(connection)
+        return self._found[place]
+
+    def _find(self, connection: SocketFacts) -> list[SocketFacts]:
         same_port = self._by_port.get((connection.netns, connection.local.port))
         if not same_port:
             return []
@@ -87,11 +96,9 @@ def listeners_held(snapshot: Snapshot) -> list[Listener]:
     waiting: dict[SocketFacts, int] = defaultdict(int)
     index = Listeners(snapshot.sockets)
     for facts in snapshot.sockets:
-        if facts.state == TcpState.CLOSE_WAIT and facts.inode == 0:
+        if facts.state == _CLOSE_WAIT and facts.inode == 0:
             for listener in index.of(facts):
                 waiting[listener] += 1
     return [
-        Listener(facts, min(waiting[facts], facts.recv_queue))
-        for facts in snapshot.sockets
-        if facts.state == TcpState.LISTEN
+        Listener(facts, min(waiting[facts], facts.recv_queue)) for facts in snapshot.sockets if facts.state == _LISTEN
     ]

@@ -142,7 +142,7 @@ def _parse_attributes(data: bytes, offset: int, end: int) -> tuple[TcpInfo | Non
         if length < ATTRIBUTE_HEADER or length > end - offset:
             break
         if kind == INET_DIAG_INFO:
-            info = parse_tcp_info(data[offset + ATTRIBUTE_HEADER : offset + length])
+            info = parse_tcp_info(data, offset + ATTRIBUTE_HEADER, offset + length)
         elif kind == INET_DIAG_SKMEMINFO:
             memory = _parse_memory(data[offset + ATTRIBUTE_HEADER : offset + length])
         offset += (length + 3) & ~3

@@ -24,29 +24,49 @@ _FIELDS = struct.Struct(
     "I I I"  # 136: segs_out, segs_in, notsent_bytes
     "52x Q Q"  # 148: min_rtt ... delivered_ce; 200: bytes_sent, bytes_retrans
 )
+_SIZE = _FIELDS.size
+_unpack = _FIELDS.unpack_from
+_new = tuple.__new__
 _OPTIONAL_ENDS = (128, 136, 140, 144, 148, 208, 216)
 """Offset behind each field that may be missing, in the order of `TcpInfo`."""
 _N_MANDATORY = len(TcpInfo._fields) - len(_OPTIONAL_ENDS)
 _READ_LENGTH = 512
 
 
-def parse_tcp_info(raw: bytes) -> TcpInfo:
+def parse_tcp_info(raw: bytes, start: int = 0, end: int | None = None) -> TcpInfo:
     """Decodes `struct tcp_info` of any kernel; fields beyond its end become None.
+
+    Args:
+        raw: Bytes that hold it.
+        start: Where it begins.
+        end: Where it ends; None for the end of the bytes.
 
     Raises:
         InternalError: It is shorter than any kernel's.
     """
-    length = len(raw)
+    length = (len(raw) if end is None else end) - start
     if length < MIN_LENGTH:
         msg = f"TCP_INFO has {length} bytes, {MIN_LENGTH} is the least that a kernel gives"
         raise InternalError(msg)
-    if length < _FIELDS.size:
-        raw += bytes(_FIELDS.size - length)
-    state, retransmits, probes, unacked, sacked, sent, received, acked, rtt, *optional = _FIELDS.unpack_from(raw)
-    if length < _FIELDS.size:
-        optional = [value if end <= length else None for value, end in zip(optional, _OPTIONAL_ENDS, strict=True)]
-    seconds = (sent / 1e3, received / 1e3, acked / 1e3, rtt / 1e6)
-    return tuple.__new__(TcpInfo, (state, retransmits, probes, unacked, sacked, *seconds, *optional))
+    if length < _SIZE:
+        return _parse_short(raw[start:end])
+    (
+        state, retransmits, probes, unacked, sacked, sent, received, acked, rtt,
+        bytes_acked, bytes_received, segs_out, segs_in, notsent_bytes, bytes_sent, bytes_retrans,
+    ) = _unpack(raw, start)  # fmt: skip
+    return _new(
+        TcpInfo,
+        (
+            state, retransmits, probes, unacked, sacked, sent / 1e3, received / 1e3, acked / 1e3, rtt / 1e6,
+            bytes_acked, bytes_received, segs_out, segs_in, notsent_bytes, bytes_sent, bytes_retrans,
+        ),
+    )  # fmt: skip
+
+
+def _parse_short(raw: bytes) -> TcpInfo:
+    info = parse_tcp_info(raw.ljust(_SIZE, b"\0"))
+    known = [value if end <= len(raw) else None for value, end in zip(info[_N_MANDATORY:], _OPTIONAL_ENDS, strict=True)]
+    return _new(TcpInfo, (*info[:_N_MANDATORY], *known))
 
 
 def read_tcp_info(sock: socket.socket) -> TcpInfo:
