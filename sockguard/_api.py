@@ -26,8 +26,13 @@ def find_leaks(*, min_age: float = LEAK_AFTER) -> list[Leak]:
     Raises:
         UsageError: `min_age` is negative or no number.
         KernelUnavailable: This is not Linux.
+        OSError: EMFILE, if no descriptor at all is left to ask with.
     """
-    if not min_age >= 0:
+    try:
+        makes_sense = min_age >= 0
+    except TypeError:
+        makes_sense = False
+    if not makes_sense:
         msg = f"min_age={min_age!r} makes no sense: give seconds, 0 or more"
         raise UsageError(msg)
     return _find_leaks(look_at_self(), min_age=min_age, pids=[os.getpid()])

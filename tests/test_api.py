@@ -7,10 +7,10 @@ import sys
 import threading
 
 import pytest
-from loopback import listen, vanished_peer
-from waiting import eventually
 
 import sockguard
+from loopback import listen, vanished_peer
+from waiting import eventually
 
 LEAKING_PROGRAM = """
 import socket

@@ -148,4 +148,4 @@ def judge_door(door: Door) -> Finding:
     """Judges a way into the kernel: a closed one costs a part of what can be seen or done."""
     if door.is_open:
         return Finding(door.name, "open", Verdict.OK, f"For {door.serves}.", "")
-    return Finding(door.name, "closed", Verdict.NOTE, f"No {door.serves}: {door.reason}.", door.remedy)
+    return Finding(door.name, "closed", Verdict.NOTE, f"It is for {door.serves}, but {door.reason}.", door.remedy)

@@ -53,11 +53,15 @@ def age_of(facts: SocketFacts) -> Age:
     acknowledgements. So its last packet is the FIN, unless we sent data that it could
     acknowledge, or keepalive probes that it could answer. Either way a connection
     that gets its data through to the peer is young, however long ago the FIN came: such
-    a connection makes progress and is no leak.
+    a connection makes progress and is no leak. Where it was watched for longer than that
+    without moving, as answered probes are no progress, the time of watching counts.
     """
     info = facts.info
+    watched = facts.still_for
+    if watched is not None and (info is None or watched > info.last_ack_recv):
+        return Age(watched, AgeKind.AT_LEAST)
     if info is None:
-        return UNKNOWN_AGE if facts.still_for is None else Age(facts.still_for, AgeKind.AT_LEAST)
+        return UNKNOWN_AGE
     silence = info.last_ack_recv
     if facts.state == _CLOSE:
         return Age(silence, AgeKind.ABOUT)
@@ -77,22 +81,21 @@ def opened_by_us(facts: SocketFacts) -> bool | None:
     a passive open is born with its SYN acknowledged and does not (net/ipv4/tcp_input.c,
     `tcp_rcv_synsent_state_process` against `tcp_check_req`). So acknowledged bytes exceed
     the payload that is known to have arrived by one, or by none. Of a connection that is
-    over, our own FIN may have been acknowledged as well, for one byte more.
+    over this cannot be said: its send queue is gone, and our FIN may have been counted.
 
     Returns:
         None where the counts are missing (before Linux 4.19) or do not decide it.
     """
     info = facts.info
-    if info is None or None in (info.bytes_acked, info.bytes_sent, info.bytes_retrans, info.notsent_bytes):
+    if (
+        facts.state == _CLOSE
+        or info is None
+        or None in (info.bytes_acked, info.bytes_sent, info.bytes_retrans, info.notsent_bytes)
+    ):
         return None
     in_flight = facts.send_queue - info.notsent_bytes  # type: ignore[operator]
     delivered = info.bytes_sent - info.bytes_retrans - in_flight  # type: ignore[operator]
-    surplus = info.bytes_acked - delivered  # type: ignore[operator]
-    return (_SURPLUS_WHEN_OVER if facts.state == _CLOSE else _SURPLUS).get(surplus)
-
-
-_SURPLUS = {0: False, 1: True}
-_SURPLUS_WHEN_OVER = {0: False, 2: True}
+    return {0: False, 1: True}.get(info.bytes_acked - delivered)  # type: ignore[operator]
 
 
 def made_progress(before: SocketFacts, after: SocketFacts) -> bool:

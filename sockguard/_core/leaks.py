@@ -69,6 +69,11 @@ class Leak(NamedTuple):
     held_by: tuple[str, ...] | None = None
     """Which objects refer to it; known from inside a process only."""
 
+    def __repr__(self) -> str:
+        arrow = "->" if self.side is Side.CLIENT else "<-"
+        age = "age unknown" if self.age_seconds is None else f"{self.age_seconds:.1f} s"
+        return f"Leak({self.cause.value}, pid={self.pid}, fd={self.fd}, {self.local} {arrow} {self.remote}, {age})"
+
     @property
     def pid(self) -> int | None:
         """The process to look at."""
@@ -168,8 +173,8 @@ RULES: tuple[Rule, ...] = (
     Rule(
         Cause.NOT_ACCEPTED,
         lambda case: case.facts.inode == 0,
-        "The application does not accept(): find what blocks its accept loop, "
-        "or raise its descriptor limit if that is used up.",
+        "The application does not accept(): find what blocks its accept loop; "
+        "if its descriptors are used up, end the other leaks that hold them.",
     ),
     Rule(
         Cause.SHARED,
@@ -220,8 +225,9 @@ def find_leaks(snapshot: Snapshot, *, min_age: float = LEAK_AFTER, pids: Collect
 
     Args:
         min_age: Seconds without progress from which on a connection is leaked.
-        pids: Only connections that one of these processes holds, or has not accepted.
-            None: all, also those whose holder is not known.
+        pids: Only connections that one of these processes holds, has not accepted, or
+            accepted and closed while its forked children kept them (`shared`). None: all,
+            also those whose holder is not known.
     """
     listeners = Listeners(snapshot.sockets)
     leaks = [
@@ -243,14 +249,16 @@ def _judge(
 ) -> Leak | None:
     holders = snapshot.holders.get(facts.inode, ()) if facts.inode else ()
     queues = listeners if facts.inode else [s for s in listeners if s.recv_queue] or listeners
-    asked_for = holders if facts.inode else tuple(_holders_of(snapshot, queues))
-    if pids is not None:
-        asked_for = tuple([holder for holder in asked_for if holder.pid in pids])
-        if not asked_for:
-            return None
     case = Case(facts, _side_of(facts, listeners), holders, listeners, snapshot)
     cause = next(rule.cause for rule in RULES if rule.applies(case))
-    owner = min(asked_for, default=None)
+    responsible = holders if facts.inode else tuple(_holders_of(snapshot, queues))
+    owner = min(responsible, default=None)
+    if pids is not None:
+        asked_for = [holder for holder in responsible if holder.pid in pids]
+        is_of_parent = cause is Cause.SHARED and any(h.pid in pids for h in _holders_of(snapshot, listeners))
+        if not asked_for and not is_of_parent:
+            return None
+        owner = min(asked_for, default=owner)
     return Leak(facts, cause, case.side, age, owner, holders, tuple(queues))
 
 

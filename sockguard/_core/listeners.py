@@ -24,9 +24,12 @@ class Listener(NamedTuple):
         return self.facts.recv_queue
 
     @property
-    def backlog(self) -> int:
-        """How many may wait: the smaller of `listen()`'s argument and net.core.somaxconn."""
-        return self.facts.send_queue
+    def backlog(self) -> int | None:
+        """How many may wait: the smaller of `listen()`'s argument and net.core.somaxconn.
+
+        None where only procfs could be read, which does not tell it (nor a cookie).
+        """
+        return None if self.facts.cookie is None else self.facts.send_queue
 
 
 class Listeners:

@@ -60,7 +60,7 @@ _RECEIVE_BYTES = 1 << 16
 _RECEIVE_TIMEOUT = struct.pack("@ll", 5, 0)
 """SO_RCVTIMEO: a dump answers at once, so silence for 5 s means that it never will."""
 _MAX_ATTEMPTS = 4
-_REMEDY = "sockguard reads /proc/net/tcp instead, which tells no ages"
+_REMEDY = "sockguard reads /proc/net/tcp instead, which tells no ages."
 
 
 class DiagReply(NamedTuple):
@@ -176,7 +176,7 @@ def open_diag() -> socket.socket:
         KernelUnavailable: Not Linux, or the sandbox refuses netlink.
     """
     if not hasattr(socket, "AF_NETLINK"):
-        raise KernelUnavailable("sock_diag netlink", f"{sys.platform} is not Linux", "There is no replacement here")
+        raise KernelUnavailable("sock_diag netlink", f"{sys.platform} is not Linux", "There is no replacement here.")
     try:
         sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_SOCK_DIAG)
     except OSError as error:

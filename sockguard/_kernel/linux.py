@@ -10,6 +10,7 @@ import time
 from collections.abc import Collection, Iterable, Mapping
 
 from sockguard._core.facts import Holder, ProcessFacts, Snapshot, SocketFacts, TcpState, Unseen
+from sockguard._core.listeners import Listeners
 from sockguard._kernel.own_fds import read_all_sockets, read_hung_up
 from sockguard._kernel.proc_pid import (
     find_holders,
@@ -35,6 +36,7 @@ __all__ = ["look_at_processes", "look_at_self", "require_linux"]
 
 OWNER_RIGHTS = "run it as root, as the owner of the process, or with CAP_SYS_PTRACE"
 
+COMMAND_WIDTH = 60
 CLOSED_MEANWHILE = (errno.ENOENT, errno.ESRCH, errno.EBADF)
 
 HolderMap = dict[int, tuple[Holder, ...]]
@@ -68,7 +70,7 @@ def look_at_self() -> Snapshot:
     unlisted = []
     for inode in mine.keys() - {s.inode for s in table.sockets}:
         try:
-            facts = read_unlisted(holders[inode][0], inode)
+            facts = read_unlisted(holders[inode][0], inode, netns=netns)
         except OSError:
             continue  # closed by now
         if facts:
@@ -108,8 +110,8 @@ def look_at_processes(
     n_unreadable = sum(process.fd_used is None for process in processes.values())
     if find_owners and pids is not None:
         n_unreadable += _add_other_holders(holders, sockets, wanted, processes)
-    elif n_unreadable:
-        unseen.append(Unseen(None, f"the descriptors of {n_unreadable} process(es) of others", OWNER_RIGHTS))
+    if pids is None and n_unreadable:
+        unseen.append(Unseen(None, f"the descriptors of {n_unreadable} of {len(processes)} processes", OWNER_RIGHTS))
     return Snapshot(
         at=time.time(),
         sockets=tuple(with_infos(sockets, holders, processes)),
@@ -127,13 +129,13 @@ def _read_processes(pids: Collection[int] | None) -> tuple[dict[int, ProcessFact
     for pid in list_pids() if pids is None else sorted(set(pids)):
         try:
             process = read_process(pid)
-        except ProcessLookupError as error:
+        except (ProcessLookupError, PermissionError) as error:  # the latter if /proc is mounted with hidepid
             if pids is not None:
                 unseen.append(Unseen(pid, f"process {pid}: {error.strerror}", "check the pid", fatal=True))
             continue
         processes[pid] = process
         if process.fd_used is None and pids is not None:
-            what = f"process {pid} ({process.command}): its descriptors may not be read"
+            what = f"process {pid} ({process.command[:COMMAND_WIDTH]}): its descriptors may not be read"
             unseen.append(Unseen(pid, what, OWNER_RIGHTS, fatal=True))
     return processes, unseen
 
@@ -163,21 +165,27 @@ def _find_unlisted(processes: Mapping[int, ProcessFacts], listed: set[int]) -> t
     for process in processes.values():
         n_refused = 0
         for inode in process.sockets.keys() - listed - found.keys():
-            holder = Holder(process.pid, process.sockets[inode][0], process.command)
-            try:
-                if read_protocol(holder.pid, holder.fd) not in ("TCP", "TCPv6"):
-                    continue
-                facts = read_unlisted(holder, inode, started=process.started)
-            except KernelUnavailable:
-                n_refused += 1
-            except OSError as error:
-                n_refused += error.errno not in CLOSED_MEANWHILE
-            else:
-                found.update({inode: facts} if facts else {})
+            facts, is_refused = _look_at_unlisted(process, inode)
+            n_refused += is_refused
+            if facts:
+                found[inode] = facts
         if n_refused:
             what = f"whether {n_refused} TCP descriptors of process {process.pid} that no table lists are dead"
             unseen.append(Unseen(process.pid, what, BORROW_RIGHTS))
     return list(found.values()), unseen
+
+
+def _look_at_unlisted(process: ProcessFacts, inode: int) -> tuple[SocketFacts | None, bool]:
+    """Looks at one; tells also whether that was refused, so that nothing can be said of it."""
+    holder = Holder(process.pid, process.sockets[inode][0], process.command)
+    try:
+        if read_protocol(holder.pid, holder.fd) not in ("TCP", "TCPv6"):
+            return None, False
+        return read_unlisted(holder, inode, netns=process.netns, started=process.started), False
+    except KernelUnavailable:
+        return None, True
+    except OSError as error:
+        return None, error.errno not in CLOSED_MEANWHILE
 
 
 def _holders_among(processes: Mapping[int, ProcessFacts], wanted: set[int]) -> HolderMap:
@@ -192,13 +200,14 @@ def _holders_among(processes: Mapping[int, ProcessFacts], wanted: set[int]) -> H
 def _add_other_holders(
     holders: HolderMap, sockets: list[SocketFacts], wanted: set[int], processes: Mapping[int, ProcessFacts]
 ) -> int:
-    """Adds the holders outside `processes`, if there is any leak candidate among what these hold.
+    """Adds the holders outside `processes`, if these hold or once accepted any leak candidate.
 
     Returns:
         How many processes could not be asked.
     """
+    queues = Listeners(s for s in sockets if s.inode in holders)
     is_sick = any(
-        s.state != TcpState.LISTEN and (s.inode in holders or not s.inode) for s in sockets if s.inode in wanted
+        s.inode in holders or queues.of(s) for s in sockets if s.state in (TcpState.CLOSE_WAIT, TcpState.CLOSE)
     )
     if not is_sick:
         return 0

@@ -29,7 +29,7 @@ def read_cookie(sock: socket.socket) -> int:
     return int.from_bytes(sock.getsockopt(socket.SOL_SOCKET, SO_COOKIE, 8), sys.byteorder)
 
 
-def read_facts(sock: socket.socket) -> SocketFacts | None:
+def read_facts(sock: socket.socket, *, netns: int = 0) -> SocketFacts | None:
     """Reads the facts of one connection; None if it is no TCP socket, or never was connected.
 
     A TCP socket that is over has the same state, CLOSE, as one that never connected. What
@@ -38,6 +38,9 @@ def read_facts(sock: socket.socket) -> SocketFacts | None:
 
     Of a peer's FIN it cannot be told here whether it was read; an empty queue is taken for
     one that holds just the FIN.
+
+    Args:
+        netns: Inode of its network namespace, for the record.
 
     Raises:
         OSError: The descriptor is closed.
@@ -63,7 +66,7 @@ def read_facts(sock: socket.socket) -> SocketFacts | None:
         send_queue=0,
         timer=0,
         interface=0,
-        netns=0,
+        netns=netns,
         info=info,
     )
 

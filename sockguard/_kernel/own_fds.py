@@ -12,10 +12,13 @@ import stat
 
 __all__ = ["read_all_sockets", "read_hung_up", "read_table_size"]
 
-_spare: "list[tuple[int, select.poll]]" = []  # quoted: Windows has no poll, and must import this
-"""A poll object that knows all numbers up to a size; building one costs twice its use.
+BLOCK = 1024
+"""Descriptors in one poll(), which takes no more than RLIMIT_NOFILE; the table can be larger."""
 
-Taken by pop() and given back by append(), both atomic, so threads never share one.
+_spare: "list[list[select.poll]]" = []  # quoted: Windows has no poll, and must import this
+"""Poll objects, one for each block of numbers; building them costs twice their use.
+
+Taken by pop() and given back by append(), both atomic, so threads never share them.
 """
 
 
@@ -31,19 +34,27 @@ def read_table_size() -> int:
 def read_hung_up() -> dict[int, list[int]]:
     """Lists this process's sockets whose peer hung up, or that are not connected.
 
+    Where poll() is not allowed to take enough descriptors at once, all sockets are listed.
+
     Returns:
         Socket inode -> its descriptors, in ascending order.
     """
-    size = read_table_size()
-    known, poller = _spare.pop() if _spare else (0, select.poll())
-    for fd in range(known, size):
-        poller.register(fd, select.POLLRDHUP)
-    for fd in range(size, known):
-        poller.unregister(fd)
-    hung_up = [fd for fd, events in poller.poll(0) if events != select.POLLNVAL]
-    if not _spare:
-        _spare.append((size, poller))
+    n_blocks = -(-read_table_size() // BLOCK)
+    pollers = _spare.pop() if _spare else []
+    pollers += map(_new_poller, range(len(pollers), n_blocks))
+    try:
+        hung_up = [fd for poller in pollers for fd, events in poller.poll(0) if events != select.POLLNVAL]
+    except OSError:
+        return read_all_sockets()  # RLIMIT_NOFILE is below a block
+    _spare.append(pollers)
     return _sockets_among(hung_up)
+
+
+def _new_poller(block: int) -> "select.poll":
+    poller = select.poll()
+    for fd in range(block * BLOCK, (block + 1) * BLOCK):
+        poller.register(fd, select.POLLRDHUP)
+    return poller
 
 
 def read_all_sockets() -> dict[int, list[int]]:

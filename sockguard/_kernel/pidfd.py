@@ -57,14 +57,21 @@ def borrow_socket(pid: int, fd: int, *, started: int | None = None) -> Iterator[
 
 def _take_duplicate(pid: int, fd: int, started: int | None) -> int:
     if not hasattr(os, "pidfd_open"):
-        raise KernelUnavailable("pidfd_getfd", f"{sys.platform} has none", "It needs Linux 5.6 or newer")
-    pidfd = os.pidfd_open(pid)
+        raise KernelUnavailable("pidfd_getfd", f"{sys.platform} has none", "It needs Linux 5.6 or newer.")
+    try:
+        pidfd = os.pidfd_open(pid)
+    except OSError as error:
+        raise _too_old() if error.errno == errno.ENOSYS else error from None
     try:
         if started is not None and read_stat(pid).started != started:
             raise ProcessLookupError(errno.ESRCH, "the process was replaced by another with its pid", str(pid))
         return _pidfd_getfd(pidfd, fd)
     finally:
         os.close(pidfd)
+
+
+def _too_old() -> KernelUnavailable:
+    return KernelUnavailable("pidfd_getfd", "the kernel does not know it", "It needs Linux 5.6 or newer.")
 
 
 def _pidfd_getfd(pidfd: int, fd: int) -> int:
@@ -77,5 +84,5 @@ def _pidfd_getfd(pidfd: int, fd: int) -> int:
         return int(result)
     number = ctypes.get_errno()
     if number == errno.ENOSYS:
-        raise KernelUnavailable("pidfd_getfd", "the kernel does not know it", "It needs Linux 5.6 or newer")
+        raise _too_old()
     raise OSError(number, os.strerror(number))

@@ -43,7 +43,7 @@ def probe_doors() -> list[Door]:
         _try(
             "pidfd_getfd",
             _borrow_from_child,
-            "reap, and dead descriptors",
+            "finding dead descriptors, and for reap",
             "Linux 5.6 or newer, and ptrace allowed (kernel.yama.ptrace_scope=0, or root).",
         ),
         _try(

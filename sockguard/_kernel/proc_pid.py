@@ -66,8 +66,11 @@ def parse_stat(text: str) -> Stat:
 def parse_command(cmdline: bytes, name: str) -> str:
     """Makes one printable line of /proc/PID/cmdline; `[name]` where it is empty (kernel, zombie)."""
     words = cmdline[:_MAX_COMMAND].rstrip(b"\0").replace(b"\0", b" ").decode("utf-8", "replace")
-    line = "".join(c if c.isprintable() else "?" for c in words)
-    return line or f"[{name}]"
+    return _printable(words) or f"[{_printable(name)}]"
+
+
+def _printable(text: str) -> str:
+    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def parse_nofile_limit(text: str) -> tuple[int | None, int | None]:
@@ -133,19 +136,25 @@ def read_socket_fds(pid: int | str = "self", proc: str = "/proc") -> tuple[dict[
     except FileNotFoundError as error:
         raise ProcessLookupError(errno.ESRCH, "no such process", str(pid)) from error
     try:
-        names = os.listdir(folder)
-        for name in sorted(map(int, names)):
-            try:
-                inode = parse_socket_link(os.readlink(str(name), dir_fd=folder))
-            except OSError as error:
-                if error.errno not in _GONE:
-                    raise
-                continue  # closed since it was listed
+        fds = sorted(map(int, os.listdir(folder)))
+        for fd in fds:
+            inode = _read_socket_inode(folder, fd)
             if inode is not None:
-                sockets.setdefault(inode, []).append(name)
+                sockets.setdefault(inode, []).append(fd)
+    except FileNotFoundError as error:
+        raise ProcessLookupError(errno.ESRCH, "no such process", str(pid)) from error
     finally:
         os.close(folder)
-    return sockets, len(names)
+    return sockets, len(fds)
+
+
+def _read_socket_inode(folder: int, fd: int) -> int | None:
+    try:
+        return parse_socket_link(os.readlink(str(fd), dir_fd=folder))
+    except OSError as error:
+        if error.errno in _GONE:
+            return None  # closed since it was listed
+        raise
 
 
 def _read(pid: int | str, name: str, proc: str) -> bytes:
@@ -172,7 +181,7 @@ def read_command(pid: int | str, proc: str = "/proc") -> str:
         ProcessLookupError: There is no such process.
     """
     cmdline = _read(pid, "cmdline", proc)
-    return parse_command(cmdline, "" if cmdline else read_stat(pid, proc).name)
+    return parse_command(cmdline, "" if cmdline.strip(b"\0") else read_stat(pid, proc).name)
 
 
 def read_process(pid: int, proc: str = "/proc") -> ProcessFacts:

@@ -97,17 +97,20 @@ def _complete(facts: SocketFacts, holder: Holder, processes: Mapping[int, Proces
         return facts
 
 
-def read_unlisted(holder: Holder, inode: int, *, started: int | None = None) -> SocketFacts | None:
+def read_unlisted(holder: Holder, inode: int, *, netns: int, started: int | None = None) -> SocketFacts | None:
     """Looks at a held socket that no table lists; None if it is no leak candidate.
 
     That is a TCP connection that is over (CLOSE) or, seen from a namespace that the
     socket does not live in, in CLOSE_WAIT.
+
+    Args:
+        netns: Network namespace of the holder, which nearly always is that of the socket.
 
     Raises:
         OSError: It may not be borrowed, or is closed by now.
         KernelUnavailable: The kernel cannot lend.
     """
     with borrow_socket(holder.pid, holder.fd, started=started) as sock:
-        facts = read_facts(sock)
+        facts = read_facts(sock, netns=netns)
     is_candidate = facts and facts.inode == inode and facts.state in (TcpState.CLOSE, TcpState.CLOSE_WAIT)
     return facts if is_candidate else None

@@ -11,7 +11,7 @@ from sockguard._kernel.linux import require_linux
 from sockguard._kernel.probe import probe_doors
 from sockguard._kernel.proc_pid import read_descriptor_limits, read_process
 from sockguard._kernel.sysctl import read_sysctl
-from sockguard.cli.options import json_option
+from sockguard.cli.options import json_option, process_number
 
 __all__ = ["doctor"]
 
@@ -24,7 +24,8 @@ STYLES = {Verdict.OK: "green", Verdict.NOTE: "yellow", Verdict.BAD: "bold red"}
     "--pid",
     "-p",
     "pids",
-    type=click.IntRange(min=1),
+    type=process_number,
+    metavar="PID",
     multiple=True,
     help="Look at this process's descriptor limit too; may be given again.",
 )
@@ -47,7 +48,9 @@ def doctor(pids: tuple[int, ...], as_json: bool) -> int:
 def _limits(pids: tuple[int, ...]) -> Iterator[Finding]:
     for pid in pids or [os.getpid()]:
         process = read_process(pid)
-        name = f"descriptors of pid {pid} {process.command[:COMMAND_WIDTH]}" if pids else "descriptors of this shell"
+        name = (
+            f"descriptors of pid {pid} {process.command[:COMMAND_WIDTH]}" if pids else "RLIMIT_NOFILE here: descriptors"
+        )
         yield judge_limit(name, process.fd_used, *read_descriptor_limits(pid))
 
 

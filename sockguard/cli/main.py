@@ -55,7 +55,8 @@ def run(arguments: Sequence[str] | None = None) -> None:
         error.show()
         sys.exit(2)
     except click.ClickException as error:
-        _fail(error.format_message())
+        hint = ": give --pid again for each process" if "extra argument" in error.format_message() else ""
+        _fail(error.format_message() + hint)
     except (SockguardError, OSError) as error:
         if isinstance(error, BrokenPipeError):
             _leave_quietly()

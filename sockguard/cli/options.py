@@ -1,5 +1,6 @@
 """Options that several commands share, and how their values are checked."""
 
+import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -7,9 +8,38 @@ import click
 
 from sockguard._core.facts import TcpState
 
-__all__ = ["chosen_pids", "json_option", "parse_states", "process_options"]
+__all__ = ["chosen_pids", "json_option", "parse_states", "process_number", "process_options", "span_of_time"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def process_number(value: str) -> int:
+    """Takes a pid as ps and pgrep print it.
+
+    Raises:
+        click.BadParameter: It is something else, such as a whole list in quotes.
+    """
+    if value.isascii() and value.isdecimal() and int(value):
+        return int(value)
+    msg = f"{value!r} is no process number; give one as ps prints it, and --pid again for each more"
+    raise click.BadParameter(msg)
+
+
+def span_of_time(value: str) -> float:
+    """Takes a number of seconds, 0 or more.
+
+    Raises:
+        click.BadParameter: It is something else, or endless.
+    """
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = math.nan
+    if 0 <= seconds < math.inf:
+        return seconds
+    msg = f"{value!r} is no span of time; give seconds, 0 or more"
+    raise click.BadParameter(msg)
+
 
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object instead of tables.")
 
@@ -18,7 +48,13 @@ def process_options(command: Command) -> Command:
     """Adds --pid and --all to a command."""
     command = click.option("--all", "everything", is_flag=True, help="Every process (the default).")(command)
     return click.option(
-        "--pid", "-p", "pids", type=click.IntRange(min=1), multiple=True, help="Only this process; may be given again."
+        "--pid",
+        "-p",
+        "pids",
+        type=process_number,
+        multiple=True,
+        metavar="PID",
+        help="Only this process; may be given again.",
     )(command)
 
 

@@ -15,8 +15,8 @@ from sockguard._core.leaks import Cause, Leak, find_leaks
 from sockguard._core.two_looks import keep_still
 from sockguard._kernel.ending import NotTheSame, StillAlive, destroy_unaccepted, shut_down
 from sockguard._kernel.linux import look_at_processes
-from sockguard.cli.options import json_option
-from sockguard.cli.report import exit_status, tell_unseen
+from sockguard.cli.options import json_option, process_number, span_of_time
+from sockguard.cli.report import exit_status, tell_unseen, was_seen
 from sockguard.errors import KernelUnavailable
 from sockguard.outputs.json import leak_as_dict, timestamp
 
@@ -26,7 +26,7 @@ OLDER_THAN = 60.0
 """Six times what the report calls a leak: HAProxy's and eghostbuster's patience as well."""
 WATCH_SECONDS = 1.0
 """Between two looks; what moves in between is alive and is left alone."""
-REMAINS = "The connection ends; its descriptor stays open in its owner, who sees EOF on it."
+REMAINS = "For TCP the connection is over; its descriptor stays open in its owner, who sees EOF on it."
 
 
 class Result(NamedTuple):
@@ -43,14 +43,15 @@ class Result(NamedTuple):
     "--pid",
     "-p",
     "pids",
-    type=click.IntRange(min=1),
+    type=process_number,
+    metavar="PID",
     multiple=True,
     required=True,
     help="Whose leaks; may be given again.",
 )
 @click.option(
     "--older-than",
-    type=click.FloatRange(min=0),
+    type=span_of_time,
     default=OLDER_THAN,
     show_default=True,
     metavar="S",
@@ -78,29 +79,43 @@ def reap(
     """
     chosen = sorted(set(pids))
     first = look_at_processes(chosen)
-    candidates = [
-        leak for leak in find_leaks(first, min_age=older_than, pids=chosen) if leak.cause in (causes or Cause)
-    ]
-    results: list[Result] = []
-    if candidates:
-        started = time.monotonic()
-        time.sleep(WATCH_SECONDS)
-        second = keep_still(first, look_at_processes(chosen), time.monotonic() - started)
-        still = {_key(leak): leak for leak in find_leaks(second, min_age=older_than, pids=chosen)}
-        results = [_treat(second, leak, still.get(_key(leak)), yes=yes, destroy=destroy) for leak in candidates]
     tell_unseen(first)
+    if not was_seen(first, chosen):
+        return exit_status(first, [])
+    results = list(_treat_all(first, chosen, older_than, causes, yes=yes, destroy=destroy))
     _tell(first, results, as_json=as_json, yes=yes)
     is_left = any(result.outcome not in ("ended", "gone") for result in results)
     return 1 if is_left else exit_status(first, [])
+
+
+def _treat_all(
+    first: Snapshot, pids: list[int], older_than: float, causes: tuple[str, ...], *, yes: bool, destroy: bool
+) -> Iterator[Result]:
+    leaks = find_leaks(first, min_age=older_than, pids=pids)
+    candidates = [leak for leak in leaks if leak.cause in (causes or Cause)]
+    if not candidates:
+        return
+    started = time.monotonic()
+    time.sleep(WATCH_SECONDS)
+    second = look_at_processes(pids)
+    listed = {(facts.identity, facts.cookie) for facts in second.sockets}
+    second = keep_still(first, second, time.monotonic() - started)
+    still = {_key(leak): leak for leak in find_leaks(second, min_age=older_than, pids=pids)}
+    for before in candidates:
+        leak = still.get(_key(before))
+        if leak:
+            yield _treat(second, leak, yes=yes, destroy=destroy)
+        elif _key(before) in listed:
+            yield Result(before, "refused", f"it made progress within {WATCH_SECONDS:g} s")
+        else:
+            yield Result(before, "gone", "it ended by itself")
 
 
 def _key(leak: Leak) -> tuple[object, ...]:
     return (leak.connection.identity, leak.cookie)
 
 
-def _treat(snapshot: Snapshot, before: Leak, leak: Leak | None, *, yes: bool, destroy: bool) -> Result:
-    if leak is None:
-        return Result(before, "refused", f"it moved or closed within {WATCH_SECONDS:g} s")
+def _treat(snapshot: Snapshot, leak: Leak, *, yes: bool, destroy: bool) -> Result:
     if refusal := _refusal(leak, destroy=destroy):
         return Result(leak, "refused", refusal)
     return _end(snapshot, leak) if yes else Result(leak, "would end", "--yes does it")
@@ -162,6 +177,6 @@ def _lines(results: list[Result], *, yes: bool) -> Iterator[str]:
     if not results:
         yield "Nothing to end: no leak is that old."
     elif not yes:
-        yield f"Dry run: nothing was done. {REMAINS}"
-    elif any(result.outcome == "ended" for result in results):
+        yield "Dry run: nothing was done."
+    if any(outcome in ("ended", "would end") and leak.fd is not None for leak, outcome, _ in results):
         yield REMAINS

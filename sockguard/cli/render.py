@@ -41,7 +41,8 @@ class Column(NamedTuple):
 
 def make_table(columns: Sequence[Column], rows: Iterable[Sequence[str | Text]]) -> Table:
     """Lays out rows without frames, as ss and ps do; columns with nothing in them are left out."""
-    cells = list(zip(*rows, strict=True))
+    rows = list(rows)
+    cells = zip(*rows, strict=True) if rows else [()] * len(columns)
     filled = [(column, texts) for column, texts in zip(columns, cells, strict=True) if any(texts)]
     has_header = any(column.title for column, _ in filled)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", show_header=has_header)
@@ -92,6 +93,7 @@ def size_text(n_bytes: int) -> str:
 
 
 def plural(count: int, noun: str) -> str:
-    """Writes a count with its noun: 1 leak, 2 leaks, 2 processes."""
-    ending = "" if count == 1 else "es" if noun.endswith("s") else "s"
-    return f"{count} {noun}{ending}"
+    """Writes a count with its noun: 1 leak, 2 leaks, 2 processes, 2 connections in LISTEN."""
+    head, space, rest = noun.partition(" in ")
+    ending = "" if count == 1 else "es" if head.endswith("s") else "s"
+    return f"{count} {head}{ending}{space}{rest}"

@@ -11,10 +11,10 @@ from sockguard._core.facts import Snapshot, TcpState
 from sockguard._core.leaks import LEAK_AFTER, Leak, find_leaks
 from sockguard._core.two_looks import keep_still
 from sockguard._kernel.linux import look_at_processes
-from sockguard.cli.options import chosen_pids, json_option, parse_states, process_options
+from sockguard.cli.options import chosen_pids, json_option, parse_states, process_options, span_of_time
 from sockguard.outputs.json import report_as_dict
 
-__all__ = ["exit_status", "look_until_judged", "report", "tell_unseen"]
+__all__ = ["exit_status", "look_until_judged", "report", "tell_unseen", "was_seen"]
 
 LEAK_STATES = frozenset({TcpState.CLOSE_WAIT, TcpState.CLOSE})
 SHOWN_PER_PROCESS = 20
@@ -24,7 +24,7 @@ SHOWN_PER_PROCESS = 20
 @process_options
 @click.option(
     "--min-age",
-    type=click.FloatRange(min=0),
+    type=span_of_time,
     default=LEAK_AFTER,
     show_default=True,
     metavar="S",
@@ -41,7 +41,7 @@ SHOWN_PER_PROCESS = 20
 @click.option(
     "--wait",
     "-w",
-    type=click.FloatRange(min=0),
+    type=span_of_time,
     metavar="S",
     help="Look twice, S seconds apart, and leave out what moves. By default only where the kernel tells no age.",
 )
@@ -83,7 +83,7 @@ def report(
     ]
     status = exit_status(snapshot, leaks)
     tell_unseen(snapshot)
-    if chosen and not _seen(snapshot, chosen):
+    if chosen and not was_seen(snapshot, chosen):
         return status
     if as_json:
         print(json.dumps(report_as_dict(snapshot, leaks)))
@@ -106,15 +106,16 @@ def look_until_judged(pids: Collection[int] | None, min_age: float, wait: float 
         n_ageless = sum(leak.age_seconds is None for leak in find_leaks(first, min_age=min_age, pids=pids))
         wait = min_age if n_ageless else 0
         if wait:
-            hint = f"{n_ageless} connections tell no age here: looking again in {wait:g} s (-w 0 lists them at once)"
-            print(f"sockguard: {hint}", file=sys.stderr)
+            hint = f"no age is told here: looking again in {wait:g} s (-w 0 lists them at once)"
+            print(f"sockguard: of {n_ageless} hung-up connections {hint}", file=sys.stderr)
     if not wait:
         return first
     time.sleep(wait)
     return keep_still(first, look_at_processes(pids), time.monotonic() - started)
 
 
-def _seen(snapshot: Snapshot, chosen: Collection[int]) -> bool:
+def was_seen(snapshot: Snapshot, chosen: Collection[int]) -> bool:
+    """Tells whether any of the processes that were asked for could be looked at."""
     unseen = {unseen.pid for unseen in snapshot.unseen if unseen.fatal}
     return any(pid not in unseen for pid in chosen)
 

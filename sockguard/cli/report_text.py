@@ -61,10 +61,10 @@ def _all_clear(snapshot: Snapshot, min_age: float) -> Text:
     text = Text.assemble(("No leaks", "bold green"), f" in {plural(len(snapshot.processes), 'process')}: ")
     text.append(f"nothing that hung up has stood still for {min_age:g} s.")
     mine = {inode for process in snapshot.processes.values() for inode in process.sockets}
-    young = [age_of(s) for s in snapshot.sockets if s.state == TcpState.CLOSE_WAIT and s.inode in mine]
-    if young:
-        oldest = max(age.seconds or 0.0 for age in young)
-        text.append(f"\n{plural(len(young), 'connection')} in CLOSE_WAIT for up to {age_text(oldest)}.")
+    for state, what in ((TcpState.CLOSE_WAIT, "connection in CLOSE_WAIT"), (TcpState.CLOSE, "dead descriptor")):
+        ages = [age_of(s).seconds or 0.0 for s in snapshot.sockets if s.state == state and s.inode in mine]
+        if ages:
+            text.append(f"\nYounger: {plural(len(ages), what)}, for up to {age_text(max(ages))}.")
     return text
 
 
@@ -109,7 +109,8 @@ def _queues(process: ProcessFacts, listeners: list[Listener]) -> Iterator[Text]:
         fds = process.sockets.get(listener.facts.inode)
         if fds and listener.queued:
             text = Text(f"listens on {listener.facts.local} (fd {fds[0]}): ")
-            text.append(f"{listener.queued} of {listener.backlog} wait to be accepted", style="bold")
+            room = "" if listener.backlog is None else f" of {listener.backlog}"
+            text.append(f"{listener.queued}{room} wait to be accepted", style="bold")
             text.append(f", {listener.queued_close_wait} of them hung up already")
             yield text
 

@@ -12,7 +12,7 @@ from sockguard._core.listeners import Listeners
 from sockguard._kernel.inet_diag import ALL_STATES
 from sockguard._kernel.linux import look_at_processes
 from sockguard.cli.options import chosen_pids, json_option, parse_states, process_options
-from sockguard.cli.report import exit_status, tell_unseen
+from sockguard.cli.report import exit_status, tell_unseen, was_seen
 from sockguard.outputs.json import timestamp
 
 __all__ = ["Census", "states"]
@@ -66,8 +66,10 @@ def states(pids: tuple[int, ...], everything: bool, wanted: frozenset[int], as_j
     """
     chosen = chosen_pids(pids, everything=everything)
     snapshot = look_at_processes(chosen, states=ALL_STATES, find_owners=False)
-    census = take_census(_selected(snapshot, wanted, only_held=chosen is not None), Listeners(snapshot.sockets))
     tell_unseen(snapshot)
+    if chosen and not was_seen(snapshot, chosen):
+        return exit_status(snapshot, [])
+    census = take_census(_selected(snapshot, wanted, only_held=chosen is not None), Listeners(snapshot.sockets))
     if as_json:
         print(json.dumps(_as_dict(snapshot.at, census)))
     else:
