@@ -17,6 +17,7 @@ import click
 from sockguard._core.facts import Snapshot, TcpState
 from sockguard._kernel.linux import look_at_processes
 from sockguard.cli import demo_server
+from sockguard.cli.render import make_console
 
 __all__ = ["demo"]
 
@@ -29,17 +30,17 @@ LEAK_AGE = "1"
 def demo() -> int:
     """Starts a leaking server on loopback, reports its leaks, reaps them, and ends it."""
     with _leaking_server() as (server, port):
-        _say(f"A server with a bug listens on 127.0.0.1:{port}, pid {server.pid}. Its handler:")
+        _say(f"# A server with a bug listens on 127.0.0.1:{port}, pid {server.pid}. Its handler:")
         click.echo(inspect.getsource(demo_server.serve_events))
-        _say(f"{N_CLIENTS} clients subscribe, are welcomed, and leave.")
+        _say(f"# {N_CLIENTS} clients subscribe, are welcomed, and leave.")
         for _ in range(N_CLIENTS):
             _subscribe_and_leave(port)
         _wait_for_close_wait(server.pid)
         time.sleep(float(LEAK_AGE))
         _run("report", "--pid", str(server.pid), "--min-age", LEAK_AGE)
-        _say("No restart needed: end the connections from outside.")
+        _say("# No restart needed: end the connections from outside.")
         _run("reap", "--pid", str(server.pid), "--older-than", LEAK_AGE, "--yes")
-        _say("For TCP they are over; only the program itself can close its descriptors:")
+        _say("# For TCP they are over; only the program itself can close its descriptors:")
         _run("states", "--pid", str(server.pid))
     return 0
 
@@ -71,10 +72,10 @@ def _count_close_wait(snapshot: Snapshot) -> int:
     return sum(s.state == TcpState.CLOSE_WAIT and s.inode in snapshot.holders for s in snapshot.sockets)
 
 
-def _say(text: str) -> None:
-    click.secho(f"\n# {text}", fg="cyan")
+def _say(text: str, style: str = "cyan") -> None:
+    make_console().print(f"\n{text}", style=style)
 
 
 def _run(*arguments: str) -> None:
-    click.secho(f"\n$ sockguard {' '.join(arguments)}", bold=True)
+    _say(f"$ sockguard {' '.join(arguments)}", style="bold")
     subprocess.run([sys.executable, "-m", "sockguard", *arguments], check=False)

@@ -106,8 +106,9 @@ def look_until_judged(pids: Collection[int] | None, min_age: float, wait: float 
         n_ageless = sum(leak.age_seconds is None for leak in find_leaks(first, min_age=min_age, pids=pids))
         wait = min_age if n_ageless else 0
         if wait:
-            hint = f"no age is told here: looking again in {wait:g} s (-w 0 lists them at once)"
-            print(f"sockguard: of {n_ageless} hung-up connections {hint}", file=sys.stderr)
+            who = "1 connection tells" if n_ageless == 1 else f"{n_ageless} connections tell"
+            hint = f"{who} no age here: looking again in {wait:g} s (-w 0 lists them at once)"
+            print(f"sockguard: {hint}", file=sys.stderr)
     if not wait:
         return first
     time.sleep(wait)
