@@ -63,7 +63,8 @@ bench: $(READY) ## Run every benchmark
 corpus: $(READY) ## Judge `sockguard report` by the corpus of real leaks, where it is at hand
 	@if [ ! -x $(CORPUS)/run_all.sh ]; then echo "SKIPPED: $(CORPUS) is not here"; exit 0; fi; \
 	copy=$$(mktemp -d) && trap 'rm -rf "$$copy"' EXIT && cp -r $(CORPUS)/. "$$copy" && chmod -R u+w "$$copy" \
-	&& CORPUS_INSTALL="$(CURDIR)[cli]" CORPUS_REPORT="$(abspath $(PY)) -m sockguard report" "$$copy"/run_all.sh $(ARGS)
+	&& CORPUS_INSTALL="$(CURDIR)[cli]" CORPUS_REPORT="$(abspath $(PY)) -m sockguard report" "$$copy"/run_all.sh $(ARGS) \
+	&& $(PY) tools/corpus_healthy.py "$$copy" "$${CORPUS_VENVS:-$${XDG_CACHE_HOME:-$$HOME/.cache}/sockguard-corpus}"
 
 clean: ## Remove what the other targets made
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
