@@ -41,6 +41,9 @@ class TcpState(IntEnum):
     """Bound and neither listening nor connected; listed since Linux 6.7."""
 
 
+_STATE_NAMES = {state.value: state.name for state in TcpState}
+
+
 class Address(NamedTuple):
     """An IP address and a port, as the kernel keeps them."""
 
@@ -142,10 +145,7 @@ class SocketFacts(NamedTuple):
     @property
     def state_name(self) -> str:
         """The state in capitals, or its bare number if this kernel knows a newer one."""
-        try:
-            return TcpState(self.state).name
-        except ValueError:
-            return str(self.state)
+        return _STATE_NAMES.get(self.state) or str(self.state)
 
     @property
     def keepalive_armed(self) -> bool:

@@ -63,12 +63,12 @@ def look_at_self() -> Snapshot:
     require_linux("finding leaks")
     pid, netns = os.getpid(), read_netns()
     table = read_table(pid, netns, is_own=True)
-    is_queued = any(s.inode == 0 and s.state == TcpState.CLOSE_WAIT for s in table.sockets)
-    mine = read_all_sockets() if is_queued else read_hung_up()
+    hung_up = read_hung_up()
+    mine = hung_up | _read_stuck_listeners(table.sockets)
     command = read_command("self")
-    holders = {inode: tuple(Holder(pid, fd, command) for fd in fds) for inode, fds in mine.items()}
+    holders = {inode: tuple([Holder(pid, fd, command) for fd in fds]) for inode, fds in mine.items()}
     unlisted = []
-    for inode in mine.keys() - {s.inode for s in table.sockets}:
+    for inode in hung_up.keys() - {s.inode for s in table.sockets}:
         try:
             facts = read_unlisted(holders[inode][0], inode, netns=netns)
         except OSError:
@@ -77,6 +77,16 @@ def look_at_self() -> Snapshot:
             unlisted.append(facts)
     sockets = with_infos(table.sockets, holders, {}) + unlisted
     return Snapshot(time.time(), tuple(sockets), {}, holders, {}, tuple(table.unseen))
+
+
+def _read_stuck_listeners(sockets: list[SocketFacts]) -> dict[int, list[int]]:
+    """Lists those of our listeners that have hung-up connections in their queue, if there are any such."""
+    queued = [s for s in sockets if s.inode == 0 and s.state == TcpState.CLOSE_WAIT]
+    if not queued:
+        return {}
+    listeners = Listeners(sockets)
+    wanted = {listener.inode for facts in queued for listener in listeners.of(facts)}
+    return {inode: fds for inode, fds in read_all_sockets().items() if inode in wanted}
 
 
 def look_at_processes(
@@ -96,7 +106,7 @@ def look_at_processes(
         KernelUnavailable: Not Linux.
     """
     require_linux("looking at processes")
-    processes, unseen = _read_processes(pids)
+    processes, unseen, n_hidden = _read_processes(pids)
     sockets: list[SocketFacts] = []
     own = read_netns()
     for netns, residents in _namespaces(processes, own, every=pids is None).items():
@@ -107,11 +117,13 @@ def look_at_processes(
     sockets += unlisted
     wanted = {s.inode for s in sockets if s.state in (*SICK_STATES, TcpState.CLOSE)}
     holders = _holders_among(processes, wanted)
-    n_unreadable = sum(process.fd_used is None for process in processes.values())
+    n_unreadable = n_hidden + sum(process.fd_used is None for process in processes.values())
     if find_owners and pids is not None:
         n_unreadable += _add_other_holders(holders, sockets, wanted, processes)
     if pids is None and n_unreadable:
-        unseen.append(Unseen(None, f"the descriptors of {n_unreadable} of {len(processes)} processes", OWNER_RIGHTS))
+        unseen.append(
+            Unseen(None, f"the descriptors of {n_unreadable} of {len(processes) + n_hidden} processes", OWNER_RIGHTS)
+        )
     return Snapshot(
         at=time.time(),
         sockets=tuple(with_infos(sockets, holders, processes)),
@@ -123,13 +135,16 @@ def look_at_processes(
     )
 
 
-def _read_processes(pids: Collection[int] | None) -> tuple[dict[int, ProcessFacts], list[Unseen]]:
+def _read_processes(pids: Collection[int] | None) -> tuple[dict[int, ProcessFacts], list[Unseen], int]:
+    """Reads the processes; also, what is to be said of those asked for, and how many are hidden."""
     processes: dict[int, ProcessFacts] = {}
     unseen: list[Unseen] = []
+    n_hidden = 0
     for pid in list_pids() if pids is None else sorted(set(pids)):
         try:
             process = read_process(pid)
-        except (ProcessLookupError, PermissionError) as error:  # the latter if /proc is mounted with hidepid
+        except (ProcessLookupError, PermissionError) as error:
+            n_hidden += isinstance(error, PermissionError)  # /proc is mounted with hidepid=1
             if pids is not None:
                 unseen.append(Unseen(pid, f"process {pid}: {error.strerror}", "check the pid", fatal=True))
             continue
@@ -137,7 +152,7 @@ def _read_processes(pids: Collection[int] | None) -> tuple[dict[int, ProcessFact
         if process.fd_used is None and pids is not None:
             what = f"process {pid} ({process.command[:COMMAND_WIDTH]}): its descriptors may not be read"
             unseen.append(Unseen(pid, what, OWNER_RIGHTS, fatal=True))
-    return processes, unseen
+    return processes, unseen, n_hidden
 
 
 def _namespaces(processes: Mapping[int, ProcessFacts], own: int, *, every: bool) -> dict[int, list[int]]:
