@@ -1,9 +1,10 @@
 """The parser, and what an error looks like: one line on stderr and exit status 2."""
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, NoReturn
 
 import click
 
@@ -11,6 +12,9 @@ from sockguard import __version__
 from sockguard.errors import SockguardError
 
 __all__ = ["cli", "run"]
+
+INTERRUPTED, READER_LEFT = 130, 141
+"""128 and the number of SIGINT or SIGPIPE, as a shell says it of a program that these ended."""
 
 
 class LateGroup(click.Group):
@@ -47,24 +51,31 @@ def cli() -> None:
 
 def run(arguments: Sequence[str] | None = None) -> None:
     """Runs a command and exits with its status; a user's mistake or a missing right is one line."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        status = cli.main(arguments, prog_name="sockguard", standalone_mode=False)
-    except click.exceptions.Abort:
-        sys.exit(130)
+        # Not by cli.main(), which ends with status 1, our word for leaks, when a pipe's reader has left.
+        with cli.make_context("sockguard", words) as context:
+            status = cli.invoke(context)
+        sys.stdout.flush()
+    except click.exceptions.Exit as end:
+        status = end.exit_code
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        status = INTERRUPTED
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
-        sys.exit(2)
+        status = 2
     except click.ClickException as error:
         hint = ": give --pid again for each process" if "extra argument" in error.format_message() else ""
         _fail(error.format_message() + hint)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the last flush complains
+        status = READER_LEFT
     except (SockguardError, OSError) as error:
-        if isinstance(error, BrokenPipeError):
-            _leave_quietly()
         _fail(_sentence(error))
-    sys.exit(status or 0)
+    sys.exit(status)
 
 
-def _fail(message: str) -> None:
+def _fail(message: str) -> NoReturn:
     print(f"sockguard: {message}", file=sys.stderr)
     sys.exit(2)
 
@@ -73,9 +84,3 @@ def _sentence(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     return str(error)
-
-
-def _leave_quietly() -> None:
-    """Ends without a traceback when the reader of a pipe has left, as `head` does."""
-    sys.stdout = None
-    sys.exit(0)

@@ -22,11 +22,19 @@ WIDE = 120
 """Columns from which on the wide layout is used."""
 
 
+class PipeConsole(Console):
+    """A console that leaves a reader who has left to `sockguard.cli.main`; rich would exit with 1."""
+
+    def on_broken_pipe(self) -> None:
+        """Raises the error that brought us here once more."""
+        raise BrokenPipeError
+
+
 def make_console(stream: TextIO | None = None) -> Console:
     """Makes the console: coloured in a terminal unless NO_COLOR is set, plain text in a pipe."""
     stream = stream or sys.stdout
     width = None if stream.isatty() or "COLUMNS" in os.environ else PIPED_WIDTH
-    return Console(file=stream, width=width, highlight=False, emoji=False, markup=False)
+    return PipeConsole(file=stream, width=width, highlight=False, emoji=False, markup=False)
 
 
 class Column(NamedTuple):
