@@ -95,7 +95,11 @@ def opened_by_us(facts: SocketFacts) -> bool | None:
         return None
     in_flight = facts.send_queue - info.notsent_bytes  # type: ignore[operator]
     delivered = info.bytes_sent - info.bytes_retrans - in_flight  # type: ignore[operator]
-    return {0: False, 1: True}.get(info.bytes_acked - delivered)  # type: ignore[operator]
+    return _BY_SURPLUS.get(info.bytes_acked - delivered)  # type: ignore[operator]
+
+
+_BY_SURPLUS = {0: False, 1: True}
+"""Acknowledged bytes beyond the payload -> whether we opened it."""
 
 
 def made_progress(before: SocketFacts, after: SocketFacts) -> bool:

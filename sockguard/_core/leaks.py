@@ -5,6 +5,7 @@ A leak is a connection whose peer has hung up and that stands still for longer t
 descriptor is still open. `docs/reference/causes.md` explains each cause to users.
 """
 
+import math
 from collections.abc import Callable, Collection, Iterator
 from enum import StrEnum
 from typing import NamedTuple
@@ -12,6 +13,7 @@ from typing import NamedTuple
 from sockguard._core.facts import Address, Holder, Snapshot, SocketFacts, TcpState
 from sockguard._core.inference import Age, Side, age_of, opened_by_us
 from sockguard._core.listeners import Listeners, topmost
+from sockguard.errors import InternalError
 
 __all__ = ["LEAK_AFTER", "RULES", "Cause", "Leak", "find_leaks"]
 
@@ -250,7 +252,7 @@ def _judge(
     holders = snapshot.holders.get(facts.inode, ()) if facts.inode else ()
     queues = listeners if facts.inode else [s for s in listeners if s.recv_queue] or listeners
     case = Case(facts, _side_of(facts, listeners), holders, listeners, snapshot)
-    cause = next(rule.cause for rule in RULES if rule.applies(case))
+    cause = _cause_of(case)
     responsible = holders if facts.inode else tuple(_holders_of(snapshot, queues))
     owner = min(responsible, default=None)
     if pids is not None:
@@ -260,6 +262,14 @@ def _judge(
             return None
         owner = min(asked_for, default=owner)
     return Leak(facts, cause, case.side, age, owner, holders, tuple(queues))
+
+
+def _cause_of(case: Case) -> Cause:
+    for rule in RULES:
+        if rule.applies(case):
+            return rule.cause
+    msg = f"no rule applies to {case.facts}"  # the last one always does
+    raise InternalError(msg)
 
 
 def _holders_of(snapshot: Snapshot, sockets: list[SocketFacts]) -> Iterator[Holder]:
@@ -274,5 +284,5 @@ def _side_of(facts: SocketFacts, listeners: list[SocketFacts]) -> Side:
 
 
 def _by_process_then_oldest(leak: Leak) -> tuple[float, float, int]:
-    pid = float("inf") if leak.pid is None else leak.pid
-    return (pid, -(leak.age_seconds or 0.0), leak.fd or 0)
+    pid, fd, _ = leak.owner or (math.inf, 0, "")
+    return (pid, -(leak.age.seconds or 0.0), fd)

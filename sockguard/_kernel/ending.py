@@ -61,7 +61,7 @@ def _make_sure(sock: socket.socket, facts: SocketFacts) -> None:
         raise NotTheSame("the descriptor is another connection by now")
     info = read_tcp_info(sock)
     if info.state != TcpState.CLOSE_WAIT:
-        msg = f"it is in {TcpState(info.state).name} by now"
+        msg = f"it is in {facts._replace(state=info.state).state_name} by now"
         raise NotTheSame(msg)
     if facts.info is None or info.bytes_acked != facts.info.bytes_acked:
         raise StillAlive("the peer acknowledged data since it was looked at")

@@ -253,7 +253,10 @@ def _dump_until_whole(
 def _replies(diag: socket.socket, netns: int, with_attributes: bool) -> Iterator[DiagReply]:
     is_last = False
     while not is_last:
-        reply = parse_dump(diag.recv(_RECEIVE_BYTES), netns, with_attributes=with_attributes)
+        data = diag.recv(_RECEIVE_BYTES)
+        if not data:
+            raise InternalError("an empty datagram in the middle of a dump")
+        reply = parse_dump(data, netns, with_attributes=with_attributes)
         is_last = reply.is_last
         yield reply
 

@@ -37,7 +37,8 @@ __all__ = ["look_at_processes", "look_at_self", "require_linux"]
 OWNER_RIGHTS = "run it as root, as the owner of the process, or with CAP_SYS_PTRACE"
 
 COMMAND_WIDTH = 60
-CLOSED_MEANWHILE = (errno.ENOENT, errno.ESRCH, errno.EBADF)
+CLOSED_MEANWHILE = (errno.ENOENT, errno.ESRCH, errno.EBADF, errno.ENOTSOCK, errno.EOPNOTSUPP, errno.ENODATA)
+"""It is gone, or no socket any more."""
 
 HolderMap = dict[int, tuple[Holder, ...]]
 

@@ -40,7 +40,10 @@ def read_hung_up() -> dict[int, list[int]]:
         Socket inode -> its descriptors, in ascending order.
     """
     n_blocks = -(-read_table_size() // BLOCK)
-    pollers = _spare.pop() if _spare else []
+    try:
+        pollers = _spare.pop()
+    except IndexError:
+        pollers = []
     pollers += map(_new_poller, range(len(pollers), n_blocks))
     try:
         hung_up = [fd for poller in pollers for fd, events in poller.poll(0) if events != select.POLLNVAL]

@@ -42,7 +42,7 @@ def read_table(pid: int, netns: int, states: Collection[int] = SICK_STATES, *, i
     Args:
         pid: A process that lives in it.
         netns: Its inode, for the records.
-        states: Which to list; those that are no part of `SICK_STATES` without TCP_INFO.
+        states: Which to list beside `SICK_STATES`, and without TCP_INFO.
         is_own: It is the namespace of this thread, so nothing has to be entered.
 
     Raises:
@@ -71,7 +71,7 @@ def _read_text_table(pid: int, netns: int, reason: str, states: Collection[int])
         what = f"the sockets of process {pid}: {reason}, and /proc/{pid}/net/tcp cannot be read ({error.strerror})"
         return Table([], [Unseen(pid, what, BORROW_RIGHTS, fatal=True)])
     what = f"ages of connections that cannot be borrowed: {reason}; read from /proc/{pid}/net/tcp"
-    return Table([s for s in rows if s.state in states], [Unseen(None, what, BORROW_RIGHTS)])
+    return Table([s for s in rows if s.state in (*states, *SICK_STATES)], [Unseen(None, what, BORROW_RIGHTS)])
 
 
 def with_infos(

@@ -1,6 +1,6 @@
 """Runs `sockguard ARGUMENTS` as the user nobody, without any group or capability.
 
-The interpreter may lie where nobody can read (/root/.pyenv), so everything is imported
+The interpreter may lie where nobody can read (below root's home), so everything is imported
 first and the rights are dropped after that.
 """
 
