@@ -54,7 +54,7 @@ def require_linux(what: str) -> None:
 
 
 def look_at_self() -> Snapshot:
-    """Looks at the leaks of this very process; the cost grows with the sick sockets only.
+    """Looks at the leaks of this very process; no Python runs for its healthy sockets.
 
     Other processes that hold the same connections are not searched for.
 
