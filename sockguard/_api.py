@@ -17,7 +17,9 @@ def find_leaks(*, min_age: float = LEAK_AFTER) -> list[Leak]:
     accepted or waiting to be, or dead with its descriptor still open. The kernel is asked
     each time; nothing is installed, kept or changed, and the application's sockets are
     not touched. The kernel does the search, so that a healthy connection costs a fraction
-    of a microsecond and a leaked one some twenty. It may be called from any thread. Other processes that share a connection are not searched for; the command
+    of a microsecond and a leaked one some twenty. It may be called from any thread.
+
+    Other processes that share a connection are not searched for; the command
     `sockguard report` does that.
 
     Args:
