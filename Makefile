@@ -53,11 +53,12 @@ check: $(READY) ## Lint, format, types, architecture
 docs: ## Check that the links of all Markdown files hold
 	$(PYTHON) tools/check_links.py
 
-bench: $(READY) ## Run every benchmark
+bench: $(READY) ## Run every benchmark, and write docs/reference/benchmarks.md
 	@for bench in benchmarks/bench_*.py; do \
 	    [ -e "$$bench" ] || { echo "no benchmarks/bench_*.py"; exit 1; }; \
 	    echo "== $$bench"; $(PY) "$$bench" $(ARGS) || exit 1; \
 	done
+	$(PY) benchmarks/render.py
 
 # On a copy, as the runner writes its results beside itself.
 corpus: $(READY) ## Judge `sockguard report` by the corpus of real leaks, where it is at hand

@@ -148,9 +148,9 @@ class SocketFacts(NamedTuple):
         return _STATE_NAMES.get(self.state) or str(self.state)
 
     @property
-    def keepalive_armed(self) -> bool:
-        """Tells whether SO_KEEPALIVE probes may have renewed `TcpInfo.last_ack_recv`."""
-        return self.timer == 2  # noqa: PLR2004 - named in the field's docstring
+    def is_probed(self) -> bool:
+        """Tells whether answered probes, keepalive or zero window, may have renewed `TcpInfo.last_ack_recv`."""
+        return self.timer in (2, 4)
 
     @property
     def unread(self) -> int:

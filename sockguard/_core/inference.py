@@ -54,18 +54,20 @@ def age_of(facts: SocketFacts) -> Age:
     acknowledge, or keepalive probes that it could answer. Either way a connection
     that gets its data through to the peer is young, however long ago the FIN came: such
     a connection makes progress and is no leak. Where it was watched for longer than that
-    without moving, as answered probes are no progress, the time of watching counts.
+    without moving, as answered probes are no progress, the time of watching counts. A
+    connection that is over may have ended at any time since its last packet, as a reset
+    renews nothing: its age is at most that, unless it was watched.
     """
     info = facts.info
     watched = facts.still_for
-    if watched is not None and (info is None or watched > info.last_ack_recv):
+    if watched is not None and (info is None or watched > info.last_ack_recv or facts.state == _CLOSE):
         return Age(watched, AgeKind.AT_LEAST)
     if info is None:
         return UNKNOWN_AGE
     silence = info.last_ack_recv
     if facts.state == _CLOSE:
         return Age(silence, AgeKind.ABOUT)
-    if facts.keepalive_armed:
+    if facts.is_probed:
         return Age(silence, AgeKind.AT_LEAST)
     if info.bytes_sent == 0:
         return Age(silence, AgeKind.EXACT)

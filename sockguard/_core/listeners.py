@@ -1,6 +1,6 @@
 """Which listening sockets there are, how full their queues are, and who is behind them."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
@@ -16,7 +16,8 @@ class Listener(NamedTuple):
 
     facts: SocketFacts
     queued_close_wait: int
-    """Of the connections waiting, how many have been closed by their peer already."""
+    """Of the connections waiting, how many have been closed by their peer already; at least so
+    many where several listeners share the address, as the kernel does not tell whose they are."""
 
     @property
     def queued(self) -> int:
@@ -96,12 +97,22 @@ def _ancestors(pid: int, parents: Mapping[int, int]) -> Iterable[int]:
 
 def listeners_held(snapshot: Snapshot) -> list[Listener]:
     """Lists the listeners of a snapshot, each with the dead part of its queue."""
-    waiting: dict[SocketFacts, int] = defaultdict(int)
     index = Listeners(snapshot.sockets)
+    dead: Counter[SocketFacts] = Counter()
+    rivals: dict[SocketFacts, list[SocketFacts]] = {}
     for facts in snapshot.sockets:
         if facts.state == _CLOSE_WAIT and facts.inode == 0:
-            for listener in index.of(facts):
-                waiting[listener] += 1
+            group = index.of(facts)
+            dead.update(group)
+            rivals.update((listener, group) for listener in group)
     return [
-        Listener(facts, min(waiting[facts], facts.recv_queue)) for facts in snapshot.sockets if facts.state == _LISTEN
+        Listener(facts, _dead_for_sure(facts, dead[facts], rivals.get(facts, [facts])))
+        for facts in snapshot.sockets
+        if facts.state == _LISTEN
     ]
+
+
+def _dead_for_sure(listener: SocketFacts, n_dead: int, group: list[SocketFacts]) -> int:
+    """Counts what the queues of those who share its address (SO_REUSEPORT) cannot hold."""
+    n_elsewhere = sum(rival.recv_queue for rival in group) - listener.recv_queue
+    return min(listener.recv_queue, max(0, n_dead - n_elsewhere))

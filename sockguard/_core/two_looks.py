@@ -5,9 +5,11 @@ from sockguard._core.inference import made_progress
 
 __all__ = ["keep_still"]
 
+WATCHED = (TcpState.CLOSE_WAIT, TcpState.CLOSE)
+
 
 def keep_still(first: Snapshot, second: Snapshot, seconds: float) -> Snapshot:
-    """Leaves out of the second snapshot the CLOSE_WAIT connections that are new or moved.
+    """Leaves out of the second snapshot the hung-up and dead connections that are new or moved.
 
     Those that stay carry the time between the looks, which is the only age they have
     where the kernel tells none.
@@ -15,11 +17,11 @@ def keep_still(first: Snapshot, second: Snapshot, seconds: float) -> Snapshot:
     Args:
         seconds: The time between the looks, by a clock that does not jump.
     """
-    before = {facts.identity: facts for facts in first.sockets if facts.state == TcpState.CLOSE_WAIT}
+    before = {facts.identity: facts for facts in first.sockets if facts.state in WATCHED}
     kept = [
-        _marked(facts, seconds) if facts.state == TcpState.CLOSE_WAIT else facts
+        _marked(facts, seconds) if facts.state in WATCHED else facts
         for facts in second.sockets
-        if facts.state != TcpState.CLOSE_WAIT or _stood_still(before.get(facts.identity), facts)
+        if facts.state not in WATCHED or _stood_still(before.get(facts.identity), facts)
     ]
     return second._replace(sockets=tuple(kept))
 

@@ -6,13 +6,14 @@ readable, the descriptor stays with its owner, who sees EOF and HUP on it and ma
 close() would do less, as only the last reference counts, and cannot be called for others.
 """
 
+import _socket
 import errno
 import socket
 
 from sockguard._core.facts import Holder, SocketFacts, TcpState
 from sockguard._kernel.inet_diag import destroy_socket, open_diag, read_sockets
 from sockguard._kernel.netns import open_diag_in
-from sockguard._kernel.one_socket import read_cookie
+from sockguard._kernel.one_socket import read_cookie, read_unread
 from sockguard._kernel.pidfd import borrow_socket
 from sockguard._kernel.proc_pid import read_netns
 from sockguard._kernel.tcp_info import read_tcp_info
@@ -56,14 +57,18 @@ def shut_down(facts: SocketFacts, holder: Holder, *, started: int | None) -> Non
         raise
 
 
-def _make_sure(sock: socket.socket, facts: SocketFacts) -> None:
+def _make_sure(sock: _socket.socket, facts: SocketFacts) -> None:
     if read_cookie(sock) != facts.cookie:
         raise NotTheSame("the descriptor is another connection by now")
     info = read_tcp_info(sock)
     if info.state != TcpState.CLOSE_WAIT:
         msg = f"it is in {facts._replace(state=info.state).state_name} by now"
         raise NotTheSame(msg)
-    if facts.info is None or info.bytes_acked != facts.info.bytes_acked:
+    if read_unread(sock) < facts.unread:
+        raise StillAlive("its program read from it since it was looked at")
+    if facts.info is None or info.bytes_sent != facts.info.bytes_sent:
+        raise StillAlive("its program sent data since it was looked at")
+    if info.bytes_acked != facts.info.bytes_acked:
         raise StillAlive("the peer acknowledged data since it was looked at")
     if info.last_ack_recv < facts.info.last_ack_recv:
         raise StillAlive("the peer was heard of since it was looked at")

@@ -13,6 +13,7 @@ from sockguard._core.facts import Holder, ProcessFacts, Snapshot, SocketFacts, T
 from sockguard._core.listeners import Listeners
 from sockguard._kernel.own_fds import read_all_sockets, read_hung_up
 from sockguard._kernel.proc_pid import (
+    are_others_hidden,
     find_holders,
     list_pids,
     read_command,
@@ -20,6 +21,7 @@ from sockguard._kernel.proc_pid import (
     read_parents,
     read_process,
     read_protocol,
+    refuse_thread,
 )
 from sockguard._kernel.tables import (
     BORROW_RIGHTS,
@@ -30,7 +32,7 @@ from sockguard._kernel.tables import (
     read_unlisted,
     with_infos,
 )
-from sockguard.errors import KernelUnavailable
+from sockguard.errors import InternalError, KernelUnavailable
 
 __all__ = ["look_at_processes", "look_at_self", "require_linux"]
 
@@ -72,8 +74,8 @@ def look_at_self() -> Snapshot:
     for inode in hung_up.keys() - {s.inode for s in table.sockets}:
         try:
             facts = read_unlisted(holders[inode][0], inode, netns=netns)
-        except OSError:
-            continue  # closed by now
+        except (OSError, InternalError):
+            continue  # closed by now, or a sandbox that tells next to nothing
         if facts:
             unlisted.append(facts)
     sockets = with_infos(table.sockets, holders, {}) + unlisted
@@ -108,6 +110,9 @@ def look_at_processes(
     """
     require_linux("looking at processes")
     processes, unseen, n_hidden = _read_processes(pids)
+    if pids is None and are_others_hidden():
+        unseen.append(Unseen(None, "the processes of other users (/proc is mounted with hidepid)", OWNER_RIGHTS))
+        n_hidden += 1
     sockets: list[SocketFacts] = []
     own = read_netns()
     for netns, residents in _namespaces(processes, own, every=pids is None).items():
@@ -144,6 +149,8 @@ def _read_processes(pids: Collection[int] | None) -> tuple[dict[int, ProcessFact
     for pid in list_pids() if pids is None else sorted(set(pids)):
         try:
             process = read_process(pid)
+            if pids is not None:
+                refuse_thread(pid)
         except (ProcessLookupError, PermissionError) as error:
             n_hidden += isinstance(error, PermissionError)  # /proc is mounted with hidepid=1
             if pids is not None:

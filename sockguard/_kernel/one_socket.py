@@ -4,6 +4,7 @@ It is how a socket is looked at that no table lists (its connection is over, or 
 in another network namespace), and how one is made sure of right before acting on it.
 """
 
+import _socket
 import os
 import socket
 import struct
@@ -12,15 +13,14 @@ import sys
 from sockguard._core.facts import Address, SocketFacts, TcpState
 from sockguard._kernel.tcp_info import read_tcp_info
 
-__all__ = ["read_cookie", "read_facts"]
+__all__ = ["read_cookie", "read_facts", "read_unread"]
 
 SO_COOKIE = 57
-"""asm-generic/socket.h (Linux 4.12); Python has no name for it."""
-FIONREAD = 0x541B
-"""SIOCINQ of tcp(7): bytes to read, the FIN not counted."""
+"""asm-generic/socket.h (Linux 4.12); Python has no name for it. SPARC and PA-RISC have other numbers."""
+TIMER_KEEPALIVE = 2
 
 
-def read_cookie(sock: socket.socket) -> int:
+def read_cookie(sock: _socket.socket) -> int:
     """Reads SO_COOKIE, the number that no other socket has until the next boot.
 
     Raises:
@@ -29,12 +29,12 @@ def read_cookie(sock: socket.socket) -> int:
     return int.from_bytes(sock.getsockopt(socket.SOL_SOCKET, SO_COOKIE, 8), sys.byteorder)
 
 
-def read_facts(sock: socket.socket, *, netns: int = 0) -> SocketFacts | None:
+def read_facts(sock: _socket.socket, *, netns: int = 0) -> SocketFacts | None:
     """Reads the facts of one connection; None if it is no TCP socket, or never was connected.
 
     A TCP socket that is over has the same state, CLOSE, as one that never connected. What
-    tells them apart is that packets came in (`tcpi_segs_in`, Linux 4.2): a refused
-    connect() leaves the count at 0.
+    tells them apart is that packets came in (`tcpi_segs_in`, Linux 4.2), and more than
+    the reset that refused a connect(), after which no round trip was ever measured.
 
     Of a peer's FIN it cannot be told here whether it was read; an empty queue is taken for
     one that holds just the FIN.
@@ -51,7 +51,8 @@ def read_facts(sock: socket.socket, *, netns: int = 0) -> SocketFacts | None:
         info = read_tcp_info(sock)
     except OSError:
         return None  # UDP, SCTP, SMC
-    if not info.segs_in:
+    was_refused = info.segs_in == 1 and info.rtt == 0 and not info.bytes_acked
+    if not info.segs_in or was_refused:
         return None
     status = os.fstat(sock.fileno())
     hung_up = info.state == TcpState.CLOSE_WAIT
@@ -62,9 +63,9 @@ def read_facts(sock: socket.socket, *, netns: int = 0) -> SocketFacts | None:
         inode=status.st_ino,
         cookie=read_cookie(sock),
         uid=status.st_uid,
-        recv_queue=_read_unread(sock) + hung_up,
+        recv_queue=read_unread(sock) + hung_up,
         send_queue=0,
-        timer=0,
+        timer=TIMER_KEEPALIVE if sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) else 0,
         interface=0,
         netns=netns,
         info=info,
@@ -76,15 +77,21 @@ def _address(name: tuple[object, ...]) -> Address:
     return Address(str(host).partition("%")[0], int(str(port)))
 
 
-def _peer(sock: socket.socket) -> Address | None:
+def _peer(sock: _socket.socket) -> Address | None:
     try:
         return _address(sock.getpeername())
     except OSError:
         return None  # ENOTCONN: the kernel does not tell the peer of a connection that is over
 
 
-def _read_unread(sock: socket.socket) -> int:
-    import fcntl  # noqa: PLC0415 - does not exist on Windows, where this file must import
+def read_unread(sock: _socket.socket) -> int:
+    """Reads how many bytes wait to be read, a FIN not counted (SIOCINQ of tcp(7)).
 
-    (count,) = struct.unpack("=i", fcntl.ioctl(sock, FIONREAD, bytes(4)))
+    Raises:
+        OSError: The descriptor is closed.
+    """
+    import fcntl  # noqa: PLC0415 - these two do not exist on Windows, where this file must import
+    import termios  # noqa: PLC0415
+
+    (count,) = struct.unpack("=i", fcntl.ioctl(sock.fileno(), termios.FIONREAD, bytes(4)))
     return int(count)

@@ -3,12 +3,15 @@
 To find the owner of a sick socket one would read 8,000 links in /proc/self/fd, 25 ms. But
 the question can be turned round: poll(2) tells in one call, 0.1 us a descriptor, which
 of them have a peer that hung up (POLLRDHUP), or no connection any more (POLLHUP). Only
-those few are then looked at. Asking changes nothing: no byte and no event is consumed.
+those few are then looked at. No byte is consumed, and no event of a socket, pipe or epoll set.
+(A change of /proc/self/mounts is, which the kernel tells once per open file: a program that
+polls that file should not call this; `docs/explanation/limits.md`.)
 """
 
 import os
 import select
 import stat
+import types
 
 __all__ = ["read_all_sockets", "read_hung_up", "read_table_size"]
 
@@ -39,6 +42,8 @@ def read_hung_up() -> dict[int, list[int]]:
     Returns:
         Socket inode -> its descriptors, in ascending order.
     """
+    if not isinstance(getattr(select, "poll", None), types.BuiltinFunctionType):
+        return read_all_sockets()  # gevent and eventlet put their own poll, or none, in its place
     n_blocks = -(-read_table_size() // BLOCK)
     try:
         pollers = _spare.pop()

@@ -8,13 +8,20 @@ What must not happen: O_NONBLOCK belongs to the open file, which owner and borro
 `socket.socket(fileno=...)` sets it wherever the program has called setdefaulttimeout(),
 and the owner's blocking recv() would fail with EAGAIN from then on. Told at its creation
 that the socket is non-blocking, Python takes that for a fact and touches no flag
-(Modules/socketmodule.c, `init_sockobject`).
+(Modules/socketmodule.c, `init_sockobject`). It is `_socket.socket`, as gevent's class in
+the place of `socket.socket` sets the flag whatever it is told.
+
+And a fork in that moment must not happen: the child would inherit our duplicate, and its
+copy would keep the connection from ending when the owner closes it. That is the very
+leak that we look for, so forks wait until the duplicate is closed.
 """
 
+import _socket
 import errno
 import os
 import socket
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -26,9 +33,13 @@ __all__ = ["borrow_socket"]
 SYS_PIDFD_GETFD = 438
 """The same on every architecture (Linux 5.6, include/uapi/asm-generic/unistd.h)."""
 
+_no_fork = threading.RLock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_no_fork.acquire, after_in_parent=_no_fork.release, after_in_child=_no_fork.release)
+
 
 @contextmanager
-def borrow_socket(pid: int, fd: int, *, started: int | None = None) -> Iterator[socket.socket]:
+def borrow_socket(pid: int, fd: int, *, started: int | None = None) -> Iterator[_socket.socket]:
     """Lends a socket of a running process, as a context manager.
 
     Whoever acts on it must first check by its cookie that it is the one that was meant:
@@ -45,14 +56,17 @@ def borrow_socket(pid: int, fd: int, *, started: int | None = None) -> Iterator[
         OSError: EBADF, the descriptor is closed; ENOTSOCK, it is no socket.
         KernelUnavailable: Not Linux, or older than 5.6, or the sandbox refuses.
     """
-    borrowed = os.dup(fd) if pid == os.getpid() else _take_duplicate(pid, fd, started)
-    try:
-        sock = socket.socket(-1, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, -1, fileno=borrowed)
-    except OSError:
-        os.close(borrowed)
-        raise
-    with sock:
-        yield sock
+    with _no_fork:
+        borrowed = os.dup(fd) if pid == os.getpid() else _take_duplicate(pid, fd, started)
+        try:
+            sock = _socket.socket(-1, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, -1, fileno=borrowed)
+        except OSError:
+            os.close(borrowed)
+            raise
+        try:
+            yield sock
+        finally:
+            sock.close()
 
 
 def _take_duplicate(pid: int, fd: int, started: int | None) -> int:

@@ -107,9 +107,9 @@ def _borrow_from_child() -> None:
 
 def _destroy_own() -> None:
     with _own_connection() as client, open_diag() as diag:
-        port = client.getsockname()[1]
+        inode = os.fstat(client.fileno()).st_ino  # a port alone may be shared with other connections
         for facts in read_sockets(diag, [TcpState.ESTABLISHED]):
-            if facts.local.port == port:
+            if facts.inode == inode:
                 destroy_socket(diag, facts)
                 return
     raise OSError(errno.ENOENT, "its own test connection was not listed")

@@ -11,11 +11,12 @@ from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 from sockguard._core.facts import Holder, ProcessFacts
-from sockguard.errors import InternalError
+from sockguard.errors import InternalError, KernelUnavailable
 
 __all__ = [
     "Holders",
     "Stat",
+    "are_others_hidden",
     "find_holders",
     "list_pids",
     "parse_command",
@@ -30,6 +31,7 @@ __all__ = [
     "read_protocol",
     "read_socket_fds",
     "read_stat",
+    "refuse_thread",
 ]
 
 ENDED = "ZX"
@@ -95,8 +97,31 @@ def parse_socket_link(target: str) -> int | None:
 
 
 def list_pids(proc: str = "/proc") -> list[int]:
-    """Lists the processes of this PID namespace, lowest first."""
-    return sorted(int(name) for name in os.listdir(proc) if name.isdecimal())
+    """Lists the processes of this PID namespace, lowest first.
+
+    Raises:
+        KernelUnavailable: There is none, so this is no real /proc.
+    """
+    pids = sorted(int(name) for name in os.listdir(proc) if name.isdecimal())
+    if not pids:
+        raise KernelUnavailable(proc, "it lists no process", "Mount /proc.")
+    return pids
+
+
+def are_others_hidden(proc: str = "/proc") -> bool:
+    """Tells whether /proc hides other users' processes (hidepid=2): process 1 always exists."""
+    return not os.path.exists(f"{proc}/1")
+
+
+def refuse_thread(pid: int, proc: str = "/proc") -> None:
+    """Refuses the number of a thread, under which /proc shows its whole process once more.
+
+    Raises:
+        ProcessLookupError: It is one, or there is no such process; the text names its process.
+    """
+    for line in _read(pid, "status", proc).splitlines():
+        if line.startswith(b"Tgid:") and int(line[5:]) != pid:
+            raise ProcessLookupError(errno.ESRCH, f"it is a thread of process {int(line[5:])}", str(pid))
 
 
 def read_netns(pid: int | str = "self", proc: str = "/proc") -> int:

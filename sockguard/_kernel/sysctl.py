@@ -21,7 +21,7 @@ def parse_sysctl(text: str) -> int:
 def read_sysctl(name: str, proc: str = "/proc") -> int | None:
     """Reads a sysctl by its dotted name; None where this kernel, or this sandbox, has none."""
     try:
-        with open(f"{proc}/sys/{name.replace('.', '/')}", encoding="ascii") as file:
+        with open(f"{proc}/sys/{name.replace('.', '/')}", encoding="ascii", errors="replace") as file:
             return parse_sysctl(file.read())
     except OSError:
         return None

@@ -5,6 +5,7 @@ which fields the running kernel has. 104 bytes is the oldest form still met (Lin
 4.1, and what gVisor and some sandboxes copy), 232 came with 4.19, 280 is Linux 6.18.
 """
 
+import _socket
 import socket
 import struct
 
@@ -69,7 +70,7 @@ def _parse_short(raw: bytes) -> TcpInfo:
     return _new(TcpInfo, (*info[:_N_MANDATORY], *known))
 
 
-def read_tcp_info(sock: socket.socket) -> TcpInfo:
+def read_tcp_info(sock: _socket.socket) -> TcpInfo:
     """Asks the kernel for TCP_INFO of a socket (tcp(7)).
 
     Raises:

@@ -27,7 +27,7 @@ STYLES = {Verdict.OK: "green", Verdict.NOTE: "yellow", Verdict.BAD: "bold red"}
     type=process_number,
     metavar="PID",
     multiple=True,
-    help="Look at this process's descriptor limit too; may be given again.",
+    help="Judge the descriptor limit of this process, not the doctor's own; may be given again.",
 )
 @json_option
 def doctor(pids: tuple[int, ...], as_json: bool) -> int:

@@ -1,8 +1,10 @@
 """The parser, and what an error looks like: one line on stderr and exit status 2."""
 
 import importlib
+import io
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import ClassVar, NoReturn
 
@@ -52,6 +54,7 @@ def cli() -> None:
 def run(arguments: Sequence[str] | None = None) -> None:
     """Runs a command and exits with its status; a user's mistake or a missing right is one line."""
     words = sys.argv[1:] if arguments is None else list(arguments)
+    _make_streams_safe()
     try:
         # Not by cli.main(), which ends with status 1, our word for leaks, when a pipe's reader has left.
         with cli.make_context("sockguard", words) as context:
@@ -72,7 +75,19 @@ def run(arguments: Sequence[str] | None = None) -> None:
         status = READER_LEFT
     except (SockguardError, OSError) as error:
         _fail(_sentence(error))
+    except Exception:  # noqa: BLE001 - a bug of ours must not end with 1, our word for leaks
+        traceback.print_exc()
+        status = 2
     sys.exit(status)
+
+
+def _make_streams_safe() -> None:
+    """Sees to it that text of other people's processes can be printed, whatever the terminal knows."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    if sys.stdout is None:  # closed by who started us
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - until the end
 
 
 def _fail(message: str) -> NoReturn:

@@ -17,7 +17,7 @@ from sockguard._kernel.ending import NotTheSame, StillAlive, destroy_unaccepted,
 from sockguard._kernel.linux import look_at_processes
 from sockguard.cli.options import json_option, process_number, span_of_time
 from sockguard.cli.report import exit_status, tell_unseen, was_seen
-from sockguard.errors import KernelUnavailable
+from sockguard.errors import SockguardError
 from sockguard.outputs.json import leak_as_dict, timestamp
 
 __all__ = ["Result", "reap"]
@@ -26,7 +26,7 @@ OLDER_THAN = 60.0
 """Six times what the report calls a leak: HAProxy's and eghostbuster's patience as well."""
 WATCH_SECONDS = 1.0
 """Between two looks; what moves in between is alive and is left alone."""
-REMAINS = "For TCP the connection is over; its descriptor stays open in its owner, who sees EOF on it."
+REMAINS = "Ending a connection ends it for TCP; its descriptor stays open in its owner, who sees EOF on it."
 
 
 class Result(NamedTuple):
@@ -82,8 +82,14 @@ def reap(
     tell_unseen(first)
     if not was_seen(first, chosen):
         return exit_status(first, [])
-    results = list(_treat_all(first, chosen, older_than, causes, yes=yes, destroy=destroy))
-    _tell(first, results, as_json=as_json, yes=yes)
+    results: list[Result] = []
+    try:
+        for result in _treat_all(first, chosen, older_than, causes, yes=yes, destroy=destroy):
+            results.append(result)
+            if not as_json:
+                print(_line(result))
+    finally:  # what has been done is told, whatever comes in between
+        _conclude(first, results, as_json=as_json, yes=yes)
     is_left = any(result.outcome not in ("ended", "gone") for result in results)
     return 1 if is_left else exit_status(first, [])
 
@@ -98,14 +104,14 @@ def _treat_all(
     started = time.monotonic()
     time.sleep(WATCH_SECONDS)
     second = look_at_processes(pids)
-    listed = {(facts.identity, facts.cookie) for facts in second.sockets}
+    cookies = {facts.cookie for facts in second.sockets}
     second = keep_still(first, second, time.monotonic() - started)
     still = {_key(leak): leak for leak in find_leaks(second, min_age=older_than, pids=pids)}
     for before in candidates:
         leak = still.get(_key(before))
         if leak:
             yield _treat(second, leak, yes=yes, destroy=destroy)
-        elif _key(before) in listed:
+        elif before.cookie in cookies:
             yield Result(before, "refused", f"it made progress within {WATCH_SECONDS:g} s")
         else:
             yield Result(before, "gone", "it ended by itself")
@@ -138,7 +144,7 @@ def _end(snapshot: Snapshot, leak: Leak) -> Result:
         return Result(leak, "gone", str(finding))
     except StillAlive as finding:
         return Result(leak, "refused", str(finding))
-    except (OSError, KernelUnavailable) as error:
+    except (OSError, SockguardError) as error:
         return Result(leak, "failed", getattr(error, "strerror", None) or str(error))
 
 
@@ -159,24 +165,22 @@ def _started(snapshot: Snapshot, owner: Holder) -> int | None:
     return process.started if process else None
 
 
-def _tell(snapshot: Snapshot, results: list[Result], *, as_json: bool, yes: bool) -> None:
+def _line(result: Result) -> str:
+    leak, outcome, why = result
+    descriptor = "not accepted" if leak.fd is None else f"fd {leak.fd}"
+    age = "age unknown" if leak.age_seconds is None else f"{leak.age_seconds:.0f} s"
+    ends = f"{leak.local} <- {leak.remote or '(forgotten)'}"
+    return f"{outcome}: pid {leak.pid} {descriptor} {ends} {age} {leak.cause.value}: {why}"
+
+
+def _conclude(snapshot: Snapshot, results: list[Result], *, as_json: bool, yes: bool) -> None:
     if as_json:
         rows = [{**leak_as_dict(leak), "outcome": outcome, "why": why} for leak, outcome, why in results]
         print(json.dumps({"schema": 1, "at": timestamp(snapshot.at), "acted": yes, "results": rows}))
         return
-    for line in _lines(results, yes=yes):
-        print(line)
-
-
-def _lines(results: list[Result], *, yes: bool) -> Iterator[str]:
-    for leak, outcome, why in results:
-        descriptor = "not accepted" if leak.fd is None else f"fd {leak.fd}"
-        age = "age unknown" if leak.age_seconds is None else f"{leak.age_seconds:.0f} s"
-        ends = f"{leak.local} <- {leak.remote or '(forgotten)'}"
-        yield f"{outcome}: pid {leak.pid} {descriptor} {ends} {age} {leak.cause.value}: {why}"
     if not results:
-        yield "Nothing to end: no leak is that old."
+        print("Nothing to end: no leak is that old.")
     elif not yes:
-        yield "Dry run: nothing was done."
+        print("Dry run: nothing was done.")
     if any(outcome in ("ended", "would end") and leak.fd is not None for leak, outcome, _ in results):
-        yield REMAINS
+        print(REMAINS)

@@ -8,7 +8,7 @@ from collections.abc import Collection
 import click
 
 from sockguard._core.facts import Snapshot, TcpState
-from sockguard._core.leaks import LEAK_AFTER, Leak, find_leaks
+from sockguard._core.leaks import LEAK_AFTER, Cause, Leak, find_leaks
 from sockguard._core.two_looks import keep_still
 from sockguard._kernel.linux import look_at_processes
 from sockguard.cli.options import chosen_pids, json_option, parse_states, process_options, span_of_time
@@ -103,7 +103,8 @@ def look_until_judged(pids: Collection[int] | None, min_age: float, wait: float 
     started = time.monotonic()
     first = look_at_processes(pids)
     if wait is None:
-        n_ageless = sum(leak.age_seconds is None for leak in find_leaks(first, min_age=min_age, pids=pids))
+        leaks = find_leaks(first, min_age=min_age, pids=pids)
+        n_ageless = sum(leak.age_seconds is None or leak.cause is Cause.DEAD_FD for leak in leaks)
         wait = min_age if n_ageless else 0
         if wait:
             who = "1 connection tells" if n_ageless == 1 else f"{n_ageless} connections tell"

@@ -34,7 +34,10 @@ WIDE_COLUMNS = (
 )
 CURE_COLUMNS = (Column("", style="bold"), Column("", may_fold=True))
 OWNER_UNKNOWN = "owner unknown (needs root or CAP_SYS_PTRACE)"
-OWNER_NOWHERE = "no process holds these (in transit between processes, in another PID namespace, or held by io_uring)"
+OWNER_NOWHERE = (
+    "no process holds these (in transit between processes, in another PID namespace, "
+    "held by io_uring or by the kernel itself)"
+)
 
 
 def print_report(snapshot: Snapshot, leaks: list[Leak], *, min_age: float, limit: int) -> None:

@@ -32,6 +32,8 @@ MEANING = {
 }
 WE_CLOSED_FIRST = frozenset({TcpState.FIN_WAIT1, TcpState.FIN_WAIT2, TcpState.TIME_WAIT})
 PEER_CLOSED_FIRST = frozenset({TcpState.CLOSE_WAIT, TcpState.LAST_ACK})
+ENDING = WE_CLOSED_FIRST | {TcpState.LAST_ACK, TcpState.CLOSING}
+"""States in which a connection without a descriptor has been closed, not only not accepted yet."""
 TOP = 10
 
 
@@ -104,7 +106,7 @@ def take_census(sockets: Iterable[SocketFacts], listeners: Listeners) -> Census:
         peer_first += facts.state in PEER_CLOSED_FIRST
         if facts.state == TcpState.LISTEN or facts.remote is None:
             continue
-        if facts.inode == 0 and facts.state not in (TcpState.ESTABLISHED, TcpState.CLOSE_WAIT):
+        if facts.inode == 0 and facts.state in ENDING:
             census.orphans[name] += 1
         came_through = listeners.of(facts)
         if came_through:

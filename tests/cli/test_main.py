@@ -234,12 +234,13 @@ def test_errors_become_a_line(monkeypatch, capsys, error, status, said):
     assert (ended.value.code, capsys.readouterr().err) == (status, said)
 
 
-def test_bug_is_not_hidden(monkeypatch):
-    """An error of our own making is no user's mistake: it comes out as it is."""
+def test_bug_is_not_hidden(monkeypatch, capsys):
+    """An error of our own making comes out whole, and not with the status that means leaks."""
 
     def fail(*_, **__):
         raise ZeroDivisionError
 
     monkeypatch.setattr(main.cli, "invoke", fail)
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(SystemExit) as ended:
         main.run(["doctor"])
+    assert (ended.value.code, "ZeroDivisionError" in capsys.readouterr().err) == (2, True)

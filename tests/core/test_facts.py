@@ -91,10 +91,10 @@ def test_states_have_the_kernels_numbers() -> None:
     assert [state.value for state in sorted(TcpState)] == list(range(1, 14))
 
 
-@pytest.mark.parametrize(("timer", "armed"), [(0, False), (1, False), (2, True), (3, False), (4, False)])
-def test_only_the_keepalive_timer_tells_of_probes(timer: int, armed: bool) -> None:
-    """Timer 2 is keepalive; retransmission, TIME_WAIT and zero-window timers are not."""
-    assert facts_with(timer=timer).keepalive_armed is armed
+@pytest.mark.parametrize(("timer", "armed"), [(0, False), (1, False), (2, True), (3, False), (4, True)])
+def test_only_probe_timers_tell_of_probes(timer: int, armed: bool) -> None:
+    """Timer 2 is keepalive and 4 the zero-window probe; retransmission and TIME_WAIT are none."""
+    assert facts_with(timer=timer).is_probed is armed
 
 
 @pytest.mark.parametrize(("queue", "unread"), [(0, 0), (1, 0), (2, 1), (4097, 4096)])

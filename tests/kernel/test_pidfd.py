@@ -66,7 +66,7 @@ def test_own_socket_is_duplicated() -> None:
     with vanished_peer() as connection, borrow_socket(os.getpid(), connection.server.fileno()) as borrowed:
         assert borrowed.fileno() != connection.server.fileno()
         assert read_cookie(borrowed) == read_cookie(connection.server)
-        assert not borrowed.get_inheritable()
+        assert not os.get_inheritable(borrowed.fileno())
 
 
 @pytest.mark.parametrize("default", [None, 0.0, 5.0])

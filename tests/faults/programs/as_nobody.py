@@ -11,6 +11,7 @@ import importlib
 import io
 import os
 import pkgutil
+import termios  # noqa: F401 - sockguard imports it late
 
 from rich.console import Console
 from rich.table import Table
