@@ -12,9 +12,12 @@ import click
 import pytest
 
 import sockguard
+from children import start_child
 from commands import PYTHON, SOCKGUARD, environment, run
+from loopback import vanished_peer
 from sockguard.cli import main
 from sockguard.errors import KernelUnavailable, UsageError
+from waiting import eventually
 
 pytestmark = pytest.mark.slow
 
@@ -244,3 +247,30 @@ def test_bug_is_not_hidden(monkeypatch, capsys):
     with pytest.raises(SystemExit) as ended:
         main.run(["doctor"])
     assert (ended.value.code, "ZeroDivisionError" in capsys.readouterr().err) == (2, True)
+
+
+def test_terminal_that_knows_no_unicode():
+    """A sign that cannot be printed becomes a question mark, not a traceback with the status that means leaks."""
+    with vanished_peer() as connection:
+        connection.server.sendall(b"answer")  # so that the age is "at least", with a sign of its own
+        eventually(lambda: run("report", "--pid", os.getpid(), "--min-age", 0).status == 1)
+        outcome = run("report", "--pid", os.getpid(), "--min-age", 0, PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    assert (outcome.status, outcome.err) == (1, "")
+    assert outcome.out.isascii()
+
+
+def test_no_stdout_at_all():
+    """Started with its output closed, it still tells by its exit status."""
+    command = " ".join([*SOCKGUARD, "report", "--pid", "$$", ">&-"])
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, env=environment(), check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_thread_is_told_from_a_process():
+    """/proc answers for the number of a thread as well, under which each leak would look shared."""
+    with start_child() as child:
+        child.do("import threading; threading.Thread(target=threading.Event().wait, daemon=True).start()")
+        (thread,) = (int(tid) for tid in os.listdir(f"/proc/{child.pid}/task") if int(tid) != child.pid)
+        outcome = run("report", "--pid", thread)
+    assert (outcome.status, outcome.out) == (2, "")
+    assert outcome.err == f"sockguard: process {thread}: it is a thread of process {child.pid}; check the pid\n"

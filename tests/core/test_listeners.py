@@ -222,3 +222,10 @@ def test_every_listener_is_listed_and_nothing_else() -> None:
     """Listeners come in the order of the snapshot, whether or not anything waits; connections do not."""
     one, other, connection = listener_at("::1", inode=7), listener_at("::1", 81, inode=8), socket_at("::1", inode=9)
     assert [held.facts for held in listeners_held(snapshot_of(other, connection, one))] == [other, one]
+
+
+def test_dead_part_of_a_shared_queue_is_what_the_others_cannot_hold() -> None:
+    """Three hung-up connections to two listeners by SO_REUSEPORT: a queue of 3 beside one of 2 holds one for sure."""
+    long, short = (listener_at("127.0.0.1", inode=inode, recv_queue=queue) for inode, queue in ((7, 3), (8, 2)))
+    snapshot = snapshot_of(long, short, *(queued("127.0.0.1", cookie) for cookie in (1, 2, 3)))
+    assert [held.queued_close_wait for held in listeners_held(snapshot)] == [1, 0]

@@ -116,3 +116,21 @@ def test_cookie_is_the_sockets_own() -> None:
         cookies = [read_cookie(sock) for sock in connection]
         assert len(set(cookies)) == 3
         assert read_cookie(duplicate) == read_cookie(connection.server) == cookies[2] > 0
+
+
+def test_refused_connect_is_none_whichever_way_it_was_refused() -> None:
+    """The reset that answers a non-blocking connect() counts as a packet, but never was there a connection."""
+    with socket.socket() as bound, socket.socket() as client:
+        bound.bind(("127.0.0.1", 0))
+        client.setblocking(False)
+        client.connect_ex(bound.getsockname())
+        eventually(lambda: state_of(client) == TcpState.CLOSE)
+        assert read_facts(client) is None
+
+
+def test_keepalive_is_seen_without_a_table() -> None:
+    """Its answered probes may have renewed the age, which must not be called exact."""
+    with vanished_peer() as connection:
+        assert not read_facts(connection.server).is_probed
+        connection.server.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        assert read_facts(connection.server).is_probed

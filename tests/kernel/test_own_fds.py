@@ -291,3 +291,21 @@ def test_missing_size_is_0(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(builtins, "open", lambda *_: io.BytesIO(b"Name:\tpython\n"))
     assert read_table_size() == 0
     assert read_hung_up() == {}
+
+
+@pytest.mark.parametrize("replacement", ["a class in Python", "nothing"])
+def test_poll_of_a_monkey_patcher_is_not_trusted(monkeypatch: pytest.MonkeyPatch, replacement: str) -> None:
+    """Where gevent puts a poll of its own, or eventlet takes it away, descriptors are looked at one by one."""
+
+    class Poll:
+        def register(self, *_: object) -> None: ...
+
+        def poll(self, *_: object) -> list[tuple[int, int]]:
+            return []
+
+    with vanished_peer() as connection:
+        if replacement == "nothing":
+            monkeypatch.delattr(select, "poll")
+        else:
+            monkeypatch.setattr(select, "poll", Poll)
+        assert read_hung_up()[inode_of(connection.server)] == [connection.server.fileno()]

@@ -1,10 +1,12 @@
 """Sockets borrowed from another process: the owner's own, for a moment, and never the wrong process's."""
 
+import contextlib
 import errno
 import os
 import socket
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -212,3 +214,38 @@ def test_system_without_pidfd_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "pidfd_open")
     with pytest.raises(KernelUnavailable, match="pidfd_getfd"), borrow_socket(1, 0):
         pass
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # fork with threads is the point
+def test_fork_meanwhile_does_not_inherit_the_duplicate() -> None:
+    """A child that is forked while a socket is lent would keep the connection from ending: forks wait."""
+    stop = threading.Event()
+
+    def lend_all_the_time(fd: int) -> None:
+        while not stop.is_set():
+            with borrow_socket(os.getpid(), fd) as borrowed:
+                read_cookie(borrowed)
+
+    with vanished_peer() as connection:
+        inode = inode_of(connection.server)
+        lender = threading.Thread(target=lend_all_the_time, args=(connection.server.fileno(),))
+        lender.start()
+        try:
+            copies = [count_in_child(inode) for _ in range(100)]
+        finally:
+            stop.set()
+            lender.join()
+    assert copies == [1] * 100
+
+
+def count_in_child(inode: int) -> int:
+    """Forks a child and lets it count its descriptors of a socket."""
+    child = os.fork()
+    if child == 0:
+        n_copies = 0
+        for fd in range(256):
+            with contextlib.suppress(OSError):
+                n_copies += os.fstat(fd).st_ino == inode
+        os._exit(n_copies)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
