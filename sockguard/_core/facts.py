@@ -10,6 +10,7 @@ from enum import IntEnum
 from typing import NamedTuple
 
 __all__ = [
+    "LEAK_STATES",
     "Address",
     "Holder",
     "ProcessFacts",
@@ -40,6 +41,9 @@ class TcpState(IntEnum):
     BOUND_INACTIVE = 13
     """Bound and neither listening nor connected; listed since Linux 6.7."""
 
+
+LEAK_STATES = frozenset({TcpState.CLOSE_WAIT, TcpState.CLOSE})
+"""States in which a leak can be: the peer hung up, or the connection is over and its descriptor is not."""
 
 _STATE_NAMES = {state.value: state.name for state in TcpState}
 

@@ -10,14 +10,14 @@ from collections.abc import Callable, Collection, Iterator
 from enum import StrEnum
 from typing import NamedTuple
 
-from sockguard._core.facts import Address, Holder, Snapshot, SocketFacts, TcpState
+from sockguard._core.facts import LEAK_STATES, Address, Holder, Snapshot, SocketFacts, TcpState
 from sockguard._core.inference import Age, Side, age_of, opened_by_us
 from sockguard._core.listeners import Listeners, topmost
 from sockguard.errors import InternalError
 
 __all__ = ["LEAK_AFTER", "RULES", "Cause", "Leak", "find_leaks"]
 
-_CLOSE_WAIT, _CLOSE = TcpState.CLOSE_WAIT, TcpState.CLOSE
+_CLOSE = TcpState.CLOSE
 
 LEAK_AFTER = 10.0
 """Seconds of standstill after which a connection counts as leaked, if nothing else is said.
@@ -235,7 +235,7 @@ def find_leaks(snapshot: Snapshot, *, min_age: float = LEAK_AFTER, pids: Collect
     leaks = [
         leak
         for facts in snapshot.sockets
-        if facts.state in (_CLOSE_WAIT, _CLOSE)
+        if facts.state in LEAK_STATES
         and _is_older(age := age_of(facts), min_age)
         and (leak := _judge(snapshot, facts, age, listeners.of(facts), pids))
     ]

@@ -1,11 +1,9 @@
 """What two looks, some time apart, tell that one cannot: who moved in between."""
 
-from sockguard._core.facts import Snapshot, SocketFacts, TcpState
+from sockguard._core.facts import LEAK_STATES, Snapshot, SocketFacts
 from sockguard._core.inference import made_progress
 
 __all__ = ["keep_still"]
-
-WATCHED = (TcpState.CLOSE_WAIT, TcpState.CLOSE)
 
 
 def keep_still(first: Snapshot, second: Snapshot, seconds: float) -> Snapshot:
@@ -17,11 +15,11 @@ def keep_still(first: Snapshot, second: Snapshot, seconds: float) -> Snapshot:
     Args:
         seconds: The time between the looks, by a clock that does not jump.
     """
-    before = {facts.identity: facts for facts in first.sockets if facts.state in WATCHED}
+    before = {facts.identity: facts for facts in first.sockets if facts.state in LEAK_STATES}
     kept = [
-        _marked(facts, seconds) if facts.state in WATCHED else facts
+        _marked(facts, seconds) if facts.state in LEAK_STATES else facts
         for facts in second.sockets
-        if facts.state not in WATCHED or _stood_still(before.get(facts.identity), facts)
+        if facts.state not in LEAK_STATES or _stood_still(before.get(facts.identity), facts)
     ]
     return second._replace(sockets=tuple(kept))
 

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Collection, Iterable, Mapping
 
-from sockguard._core.facts import Holder, ProcessFacts, Snapshot, SocketFacts, TcpState, Unseen
+from sockguard._core.facts import LEAK_STATES, Holder, ProcessFacts, Snapshot, SocketFacts, TcpState, Unseen
 from sockguard._core.listeners import Listeners
 from sockguard._kernel.own_fds import read_all_sockets, read_hung_up
 from sockguard._kernel.proc_pid import (
@@ -229,9 +229,7 @@ def _add_other_holders(
         How many processes could not be asked.
     """
     queues = Listeners(s for s in sockets if s.inode in holders)
-    is_sick = any(
-        s.inode in holders or queues.of(s) for s in sockets if s.state in (TcpState.CLOSE_WAIT, TcpState.CLOSE)
-    )
+    is_sick = any(s.inode in holders or queues.of(s) for s in sockets if s.state in LEAK_STATES)
     if not is_sick:
         return 0
     found = find_holders(wanted, [pid for pid in list_pids() if pid not in processes])

@@ -9,7 +9,7 @@ import os
 from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
-from sockguard._core.facts import Holder, ProcessFacts, SocketFacts, TcpState, Unseen
+from sockguard._core.facts import LEAK_STATES, Holder, ProcessFacts, SocketFacts, TcpState, Unseen
 from sockguard._kernel.inet_diag import ALL_STATES, open_diag, read_sockets
 from sockguard._kernel.netns import open_diag_in
 from sockguard._kernel.one_socket import read_cookie, read_facts
@@ -112,5 +112,5 @@ def read_unlisted(holder: Holder, inode: int, *, netns: int, started: int | None
     """
     with borrow_socket(holder.pid, holder.fd, started=started) as sock:
         facts = read_facts(sock, netns=netns)
-    is_candidate = facts and facts.inode == inode and facts.state in (TcpState.CLOSE, TcpState.CLOSE_WAIT)
+    is_candidate = facts and facts.inode == inode and facts.state in LEAK_STATES
     return facts if is_candidate else None

@@ -11,7 +11,7 @@ from sockguard._kernel.linux import require_linux
 from sockguard._kernel.probe import probe_doors
 from sockguard._kernel.proc_pid import read_descriptor_limits, read_process
 from sockguard._kernel.sysctl import read_sysctl
-from sockguard.cli.options import json_option, process_number
+from sockguard.cli.options import json_option, pid_option
 
 __all__ = ["doctor"]
 
@@ -20,15 +20,7 @@ STYLES = {Verdict.OK: "green", Verdict.NOTE: "yellow", Verdict.BAD: "bold red"}
 
 
 @click.command()
-@click.option(
-    "--pid",
-    "-p",
-    "pids",
-    type=process_number,
-    metavar="PID",
-    multiple=True,
-    help="Judge the descriptor limit of this process, not the doctor's own; may be given again.",
-)
+@pid_option("Judge the descriptor limit of this process, not the doctor's own; may be given again.")
 @json_option
 def doctor(pids: tuple[int, ...], as_json: bool) -> int:
     """Checks sysctls, descriptor limits, and which doors of the kernel are open.

@@ -8,7 +8,15 @@ import click
 
 from sockguard._core.facts import TcpState
 
-__all__ = ["chosen_pids", "json_option", "parse_states", "process_number", "process_options", "span_of_time"]
+__all__ = [
+    "chosen_pids",
+    "json_option",
+    "parse_states",
+    "pid_option",
+    "process_number",
+    "process_options",
+    "span_of_time",
+]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -44,18 +52,17 @@ def span_of_time(value: str) -> float:
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object instead of tables.")
 
 
+def pid_option(help_text: str, *, required: bool = False) -> Callable[[Command], Command]:
+    """Makes the option --pid, which arrives as the argument `pids`."""
+    return click.option(
+        "--pid", "-p", "pids", type=process_number, multiple=True, metavar="PID", required=required, help=help_text
+    )
+
+
 def process_options(command: Command) -> Command:
     """Adds --pid and --all to a command."""
     command = click.option("--all", "everything", is_flag=True, help="Every process (the default).")(command)
-    return click.option(
-        "--pid",
-        "-p",
-        "pids",
-        type=process_number,
-        multiple=True,
-        metavar="PID",
-        help="Only this process; may be given again.",
-    )(command)
+    return pid_option("Only this process; may be given again.")(command)
 
 
 def chosen_pids(pids: tuple[int, ...], *, everything: bool) -> list[int] | None:

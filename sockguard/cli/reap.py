@@ -15,7 +15,7 @@ from sockguard._core.leaks import Cause, Leak, find_leaks
 from sockguard._core.two_looks import keep_still
 from sockguard._kernel.ending import NotTheSame, StillAlive, destroy_unaccepted, shut_down
 from sockguard._kernel.linux import look_at_processes
-from sockguard.cli.options import json_option, process_number, span_of_time
+from sockguard.cli.options import json_option, pid_option, span_of_time
 from sockguard.cli.report import exit_status, tell_unseen, was_seen
 from sockguard.errors import SockguardError
 from sockguard.outputs.json import leak_as_dict, timestamp
@@ -39,16 +39,7 @@ class Result(NamedTuple):
 
 
 @click.command()
-@click.option(
-    "--pid",
-    "-p",
-    "pids",
-    type=process_number,
-    metavar="PID",
-    multiple=True,
-    required=True,
-    help="Whose leaks; may be given again.",
-)
+@pid_option("Whose leaks; may be given again.", required=True)
 @click.option(
     "--older-than",
     type=span_of_time,
@@ -128,7 +119,7 @@ def _treat(snapshot: Snapshot, leak: Leak, *, yes: bool, destroy: bool) -> Resul
 
 
 def _refusal(leak: Leak, *, destroy: bool) -> str:
-    if leak.cause is Cause.DEAD_FD or leak.state == "CLOSE":
+    if leak.state == "CLOSE":
         return "already over; only its owner can close the descriptor"
     if leak.cookie is None:
         return "this system tells no cookie to know it by; see sockguard doctor"

@@ -7,7 +7,7 @@ from collections.abc import Collection
 
 import click
 
-from sockguard._core.facts import Snapshot, TcpState
+from sockguard._core.facts import LEAK_STATES, Snapshot, TcpState
 from sockguard._core.leaks import LEAK_AFTER, Cause, Leak, find_leaks
 from sockguard._core.two_looks import keep_still
 from sockguard._kernel.linux import look_at_processes
@@ -16,7 +16,6 @@ from sockguard.outputs.json import report_as_dict
 
 __all__ = ["exit_status", "look_until_judged", "report", "tell_unseen", "was_seen"]
 
-LEAK_STATES = frozenset({TcpState.CLOSE_WAIT, TcpState.CLOSE})
 SHOWN_PER_PROCESS = 20
 
 
