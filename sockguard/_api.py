@@ -4,6 +4,7 @@ import os
 
 from sockguard._core.leaks import LEAK_AFTER, Leak
 from sockguard._core.leaks import find_leaks as _find_leaks
+from sockguard._engine.current import current_guard
 from sockguard._kernel.linux import look_at_self
 from sockguard.errors import UsageError
 
@@ -37,4 +38,6 @@ def find_leaks(*, min_age: float = LEAK_AFTER) -> list[Leak]:
     if not makes_sense:
         msg = f"min_age={min_age!r} makes no sense: give seconds, 0 or more"
         raise UsageError(msg)
-    return _find_leaks(look_at_self(), min_age=min_age, pids=[os.getpid()])
+    guard = current_guard()
+    known = guard.insight.known() if guard is not None else None
+    return _find_leaks(look_at_self(), min_age=min_age, pids=[os.getpid()], known=known)

@@ -13,7 +13,9 @@ from typing import NamedTuple
 
 from hypothesis import strategies as st
 
+from sockguard._core.connection import Activity, Connection, Step, begin, observe
 from sockguard._core.facts import Address, Holder, Snapshot, SocketFacts, SocketMemory, TcpInfo, TcpState
+from sockguard._core.policy import Policy
 
 U8 = st.integers(0, 2**8 - 1)
 U16 = st.integers(0, 2**16 - 1)
@@ -304,3 +306,95 @@ def net_tcp_rows(draw: st.DrawFn) -> SocketFacts:
     return draw(socket_facts(states=U8, hosts=hosts))._replace(
         timer=draw(U8), remote=draw(addresses(hosts)), cookie=None, interface=0, info=None, memory=None
     )
+
+
+# Connections of the guard
+
+DYADIC = st.integers(0, 2**14).map(lambda n: n / 64)
+"""Instants and spans whose sums and differences are exact, so that laws need no tolerance."""
+LIVE_STATES = st.sampled_from([1, 1, 1, 8, 8, 7, 4, 5, 9, 11])
+COUNTS = st.sampled_from([0, 0, 1, 2, 100, 2**40])
+
+
+def policies(**fields: st.SearchStrategy[object]) -> st.SearchStrategy[Policy]:
+    """Makes policies with any of the limits on a connection's life; `fields` are drawn from what is given."""
+    limits = st.none() | st.sampled_from([0.25, 1.0, 2.5, 10.0, 60.0])
+    names = "fin_timeout first_byte_timeout idle_timeout read_idle_timeout write_stall_timeout max_lifetime".split()
+    drawn: dict[str, st.SearchStrategy[object]] = dict.fromkeys(names, limits)
+    drawn |= {
+        "half_close": st.sampled_from(["drain", "close", "allow"]),
+        "min_receive_rate": st.sampled_from([None, 1.0, 500.0]),
+        "receive_rate_grace": st.sampled_from([0.5, 20.0]),
+        "max_lifetime_jitter": st.sampled_from([None, 0.1, 1.0]),
+    }
+    return st.builds(Policy, **(drawn | fields))
+
+
+class Moves(NamedTuple):
+    """What happens to a connection between two looks."""
+
+    seconds: float
+    arrived: int = 0
+    read: int = 0
+    acked: int = 0
+    queued: int = 0
+    state: int | None = None
+    eof_unread: bool = False
+
+    @property
+    def is_still(self) -> bool:
+        """Tells whether no byte moved."""
+        return not (self.arrived or self.read or self.acked or self.queued)
+
+
+def looked_at_again(before: Connection, moves: Moves) -> Connection:
+    """Adds a look to a history; no more is read or acknowledged than there is."""
+    now = before.looked_at + moves.seconds
+    unread, unsent = before.unread + moves.arrived, before.unsent + moves.queued
+    activity = Activity(
+        state=moves.state or before.state,
+        received=before.received + moves.arrived,
+        acked=before.acked + min(moves.acked, unsent),
+        unread=unread - min(moves.read, unread),
+        unsent=unsent - min(moves.acked, unsent),
+        since_received=moves.seconds / 2 if moves.arrived else now - before.received_at,
+        since_heard=moves.seconds / 4,
+        eof_unread=moves.eof_unread,
+    )
+    return observe(before, activity, now)
+
+
+def moves_within(
+    states: st.SearchStrategy[int | None] = st.none(), spans: st.SearchStrategy[float] = DYADIC
+) -> st.SearchStrategy[Moves]:
+    """Makes what can happen between two looks."""
+    return st.builds(Moves, spans, COUNTS, COUNTS, COUNTS, COUNTS, states, st.booleans())
+
+
+@st.composite
+def connections(draw: st.DrawFn, steps: st.SearchStrategy[Step] = st.just(Step.NONE)) -> Connection:
+    """Makes connections by looking at them several times, as the guard does."""
+    opened_at, age = draw(DYADIC), draw(DYADIC)
+    received, acked = draw(COUNTS), draw(COUNTS)
+    first = Activity(
+        state=draw(LIVE_STATES),
+        received=received,
+        acked=acked,
+        unread=min(draw(COUNTS), received),
+        unsent=draw(COUNTS),
+        since_received=age / 2,
+        since_heard=age / 4,
+        eof_unread=draw(st.booleans()),
+    )
+    connection = begin(
+        draw(st.integers(0, 2**40)),
+        first,
+        opened_at=opened_at,
+        now=opened_at + age,
+        is_server=draw(st.booleans()),
+        has_loop=draw(st.booleans()),
+    )
+    for moves in draw(st.lists(moves_within(st.none() | LIVE_STATES), max_size=5)):
+        connection = looked_at_again(connection, moves)
+    step = draw(steps)
+    return connection._replace(step=step, stepped_at=connection.looked_at if step else 0.0)

@@ -70,7 +70,6 @@ class Finding(NamedTuple):
 
 EXCEPTIONS = {
     ("sockguard._kernel.netns", "reserved: threading"): "setns() moves one thread, so it takes a thread of its own",
-    ("sockguard._kernel.pidfd", "reserved: threading"): "a lock keeps forks away while a duplicate of ours is open",
 }
 """(where, rule): the reason. One that is no longer needed fails the last test."""
 

@@ -15,13 +15,22 @@ CHECKOUT = Path(__file__).parent.parent
 
 PUBLIC = [
     "Cause",
+    "Guard",
+    "Heartbeat",
     "InternalError",
+    "Keepalive",
     "KernelUnavailable",
     "Leak",
+    "Policy",
+    "PolicyError",
     "SockguardError",
     "UsageError",
     "__version__",
     "find_leaks",
+    "install",
+    "register",
+    "uninstall",
+    "unregister",
 ]
 
 

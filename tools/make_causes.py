@@ -7,10 +7,10 @@ import re
 import sys
 from pathlib import Path
 
-from sockguard._core.leaks import RULES
+from sockguard._core.causes import RULES
 
 PAGE = Path(__file__).parent.parent / "docs" / "reference" / "causes.md"
-BEGIN = "<!-- made from sockguard/_core/leaks.py by tools/make_causes.py -->"
+BEGIN = "<!-- made from sockguard/_core/causes.py by tools/make_causes.py -->"
 END = "<!-- end of what is made -->"
 BETWEEN = re.compile(f"(?<={re.escape(BEGIN)}\n).*?(?={re.escape(END)})", re.DOTALL)
 

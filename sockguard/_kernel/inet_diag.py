@@ -20,6 +20,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from sockguard._core.facts import Address, SocketFacts, SocketMemory, TcpInfo, TcpState
+from sockguard._kernel.natives import native
 from sockguard._kernel.tcp_info import parse_tcp_info
 from sockguard.errors import InternalError, KernelUnavailable
 
@@ -178,7 +179,9 @@ def open_diag() -> socket.socket:
     if not hasattr(socket, "AF_NETLINK"):
         raise KernelUnavailable("sock_diag netlink", f"{sys.platform} is not Linux", "There is no replacement here.")
     try:
-        sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_SOCK_DIAG)
+        # Not one of gevent's: the guard's thread is no greenlet.
+        kind: type[socket.socket] = native("socket", "socket")
+        sock = kind(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_SOCK_DIAG)
     except OSError as error:
         raise _unavailable(error) from error
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _RECEIVE_TIMEOUT)

@@ -13,7 +13,7 @@ import select
 import stat
 import types
 
-__all__ = ["read_all_sockets", "read_hung_up", "read_table_size"]
+__all__ = ["read_all_sockets", "read_fd_count", "read_fd_limit", "read_hung_up", "read_table_size"]
 
 BLOCK = 1024
 """Descriptors in one poll(), which takes no more than RLIMIT_NOFILE; the table can be larger."""
@@ -34,10 +34,13 @@ def read_table_size() -> int:
     return 0
 
 
-def read_hung_up() -> dict[int, list[int]]:
+def read_hung_up(*, keeps_pollers: bool = True) -> dict[int, list[int]]:
     """Lists this process's sockets whose peer hung up, or that are not connected.
 
     Where poll() is not allowed to take enough descriptors at once, all sockets are listed.
+
+    Args:
+        keeps_pollers: Spend 100 bytes a descriptor so that the next time is twice as fast.
 
     Returns:
         Socket inode -> its descriptors, in ascending order.
@@ -54,7 +57,8 @@ def read_hung_up() -> dict[int, list[int]]:
         hung_up = [fd for poller in pollers for fd, events in poller.poll(0) if events != select.POLLNVAL]
     except OSError:
         return read_all_sockets()  # RLIMIT_NOFILE is below a block
-    _spare.append(pollers)
+    if keeps_pollers:
+        _spare.append(pollers)
     return _sockets_among(hung_up)
 
 
@@ -80,3 +84,16 @@ def _sockets_among(fds: list[int]) -> dict[int, list[int]]:
         if stat.S_ISSOCK(status.st_mode):
             sockets.setdefault(status.st_ino, []).append(fd)
     return sockets
+
+
+def read_fd_count() -> int:
+    """Counts the open descriptors of this process, cheaply: since Linux 6.2 the folder's size is their number."""
+    return os.stat("/proc/self/fd").st_size or len(os.listdir("/proc/self/fd"))
+
+
+def read_fd_limit() -> int | None:
+    """Reads the soft RLIMIT_NOFILE of this process; None if there is none."""
+    import resource  # noqa: PLC0415 - does not exist on Windows, where this file must import
+
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return None if limit == resource.RLIM_INFINITY else limit

@@ -21,21 +21,23 @@ import errno
 import os
 import socket
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from sockguard._kernel.natives import native
 from sockguard._kernel.proc_pid import read_stat
 from sockguard.errors import KernelUnavailable
 
-__all__ = ["borrow_socket"]
+__all__ = ["borrow_socket", "no_fork"]
 
 SYS_PIDFD_GETFD = 438
 """The same on every architecture (Linux 5.6, include/uapi/asm-generic/unistd.h)."""
 
-_no_fork = threading.RLock()
+no_fork = native("_thread", "RLock")()
+"""Held while a duplicate of ours is open; a fork takes it first."""
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_no_fork.acquire, after_in_parent=_no_fork.release, after_in_child=_no_fork.release)
+    os.register_at_fork(before=no_fork.acquire, after_in_parent=no_fork.release, after_in_child=no_fork.release)
 
 
 @contextmanager
@@ -56,7 +58,7 @@ def borrow_socket(pid: int, fd: int, *, started: int | None = None) -> Iterator[
         OSError: EBADF, the descriptor is closed; ENOTSOCK, it is no socket.
         KernelUnavailable: Not Linux, or older than 5.6, or the sandbox refuses.
     """
-    with _no_fork:
+    with no_fork:
         borrowed = os.dup(fd) if pid == os.getpid() else _take_duplicate(pid, fd, started)
         try:
             sock = _socket.socket(-1, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, -1, fileno=borrowed)

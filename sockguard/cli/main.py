@@ -23,6 +23,7 @@ class LateGroup(click.Group):
     """Imports a command's file when that command is asked for, so that each starts fast."""
 
     SUMMARIES: ClassVar[dict[str, str]] = {
+        "run": "Guard a program, and run it as Python would.",
         "report": "Name the leaked connections of running processes, why, and what to do.",
         "states": "Count connections by TCP state, listener and peer.",
         "reap": "Shut down leaked connections of a process (dry run unless --yes).",
@@ -34,7 +35,7 @@ class LateGroup(click.Group):
         return list(self.SUMMARIES)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        if cmd_name not in self.SUMMARIES:
+        if cmd_name not in self.SUMMARIES or cmd_name == "run":  # __main__ sees to that one, without click
             return None
         command = getattr(importlib.import_module(f"sockguard.cli.{cmd_name}"), cmd_name)
         assert isinstance(command, click.Command)  # noqa: S101 - what the file of each command defines
@@ -48,7 +49,7 @@ class LateGroup(click.Group):
 @click.group(cls=LateGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="sockguard")
 def cli() -> None:
-    """Finds the TCP connections that a server forgot to close (CLOSE_WAIT)."""
+    """Finds, ends and prevents TCP connections that a server forgot to close (CLOSE_WAIT)."""
 
 
 def run(arguments: Sequence[str] | None = None) -> None:

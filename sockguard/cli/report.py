@@ -10,6 +10,7 @@ import click
 from sockguard._core.facts import LEAK_STATES, Snapshot, TcpState
 from sockguard._core.leaks import LEAK_AFTER, Cause, Leak, find_leaks
 from sockguard._core.two_looks import keep_still
+from sockguard._kernel.control_client import ask_holders
 from sockguard._kernel.linux import look_at_processes
 from sockguard.cli.options import chosen_pids, json_option, parse_states, process_options, span_of_time
 from sockguard.outputs.json import report_as_dict
@@ -64,8 +65,9 @@ def report(
 ) -> int:
     """Names the leaked TCP connections of processes that run now, in any language.
 
-    It needs no cooperation of theirs, and changes nothing. Exit status: 0 no leaks,
-    1 leaks, 2 could not look.
+    It needs no cooperation of theirs, and changes nothing. Processes that run sockguard
+    also tell where a connection was opened, and who holds it. Exit status: 0 no leaks
+    (or only such as a guard has ended), 1 leaks, 2 could not look.
     """
     if strange := states - LEAK_STATES:
         names = ", ".join(TcpState(state).name for state in strange)
@@ -75,11 +77,7 @@ def report(
         raise click.UsageError(msg)
     chosen = chosen_pids(pids, everything=everything)
     snapshot = look_until_judged(chosen, min_age, wait)
-    leaks = [
-        leak
-        for leak in find_leaks(snapshot, min_age=min_age, pids=chosen)
-        if leak.connection.state in (states or LEAK_STATES)
-    ]
+    leaks = [leak for leak in _judge(snapshot, min_age, chosen) if leak.connection.state in (states or LEAK_STATES)]
     status = exit_status(snapshot, leaks)
     tell_unseen(snapshot)
     if chosen and not was_seen(snapshot, chosen):
@@ -103,7 +101,9 @@ def look_until_judged(pids: Collection[int] | None, min_age: float, wait: float 
     first = look_at_processes(pids)
     if wait is None:
         leaks = find_leaks(first, min_age=min_age, pids=pids)
-        n_ageless = sum(leak.age_seconds is None or leak.cause is Cause.DEAD_FD for leak in leaks)
+        if any(_has_no_age(leak) for leak in leaks):
+            leaks = _judge(first, min_age, pids)
+        n_ageless = sum(_has_no_age(leak) for leak in leaks)
         wait = min_age if n_ageless else 0
         if wait:
             who = "1 connection tells" if n_ageless == 1 else f"{n_ageless} connections tell"
@@ -115,6 +115,17 @@ def look_until_judged(pids: Collection[int] | None, min_age: float, wait: float 
     return keep_still(first, look_at_processes(pids), time.monotonic() - started)
 
 
+def _judge(snapshot: Snapshot, min_age: float, pids: Collection[int] | None) -> list[Leak]:
+    """Finds the leaks, with what the processes themselves tell of them."""
+    leaks = find_leaks(snapshot, min_age=min_age, pids=pids)
+    known = ask_holders(snapshot, leaks)
+    return find_leaks(snapshot, min_age=min_age, pids=pids, known=known) if known else leaks
+
+
+def _has_no_age(leak: Leak) -> bool:
+    return leak.age_seconds is None or leak.cause is Cause.DEAD_FD
+
+
 def was_seen(snapshot: Snapshot, chosen: Collection[int]) -> bool:
     """Tells whether any of the processes that were asked for could be looked at."""
     unseen = {unseen.pid for unseen in snapshot.unseen if unseen.fatal}
@@ -122,8 +133,11 @@ def was_seen(snapshot: Snapshot, chosen: Collection[int]) -> bool:
 
 
 def exit_status(snapshot: Snapshot, leaks: Collection[Leak]) -> int:
-    """Chooses the exit status: leaks go before not having seen everything that was asked for."""
-    if leaks:
+    """Chooses the exit status: leaks go before not having seen everything that was asked for.
+
+    What a guard has ended is no leak any more: only a descriptor is left, and the guard's own log says so.
+    """
+    if any(leak.cause is not Cause.ENDED_BY_GUARD for leak in leaks):
         return 1
     return 2 if any(unseen.fatal for unseen in snapshot.unseen) else 0
 

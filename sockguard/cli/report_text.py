@@ -12,6 +12,7 @@ from sockguard._core.inference import age_of
 from sockguard._core.leaks import Cause, Leak
 from sockguard._core.listeners import Listener, listeners_held
 from sockguard.cli.render import WIDE, Column, age_text, indented, make_console, make_table, plural, size_text
+from sockguard.cli.report_known import told_by_process
 
 __all__ = ["print_report"]
 
@@ -52,12 +53,21 @@ def print_report(snapshot: Snapshot, leaks: list[Leak], *, min_age: float, limit
         console.print(_all_clear(snapshot, min_age))
         return
     listeners = listeners_held(snapshot)
-    n_processes = len({leak.pid for leak in leaks if leak.pid is not None})
-    where = f" in {plural(n_processes, 'process')}" if n_processes else ""
-    console.print(Text(f"{plural(len(leaks), 'leaked connection')}{where}", style="bold red"))
+    console.print(_headline(leaks))
     for pid, group in groupby(leaks, key=lambda leak: leak.pid):
         console.print()
         _print_process(console, snapshot, pid, list(group), listeners, limit)
+
+
+def _headline(leaks: list[Leak]) -> Text:
+    n_ended = sum(leak.cause is Cause.ENDED_BY_GUARD for leak in leaks)
+    n_processes = len({leak.pid for leak in leaks if leak.pid is not None})
+    where = f" in {plural(n_processes, 'process')}" if n_processes else ""
+    ended = f"{plural(n_ended, 'connection')} ended by a guard whose descriptor is still open" if n_ended else ""
+    if n_ended == len(leaks):
+        return Text.assemble(("No leaks", "bold green"), f"{where}, but {ended}")
+    text = Text(f"{plural(len(leaks) - n_ended, 'leaked connection')}{where}", style="bold red")
+    return text.append(f", and {ended}", style="not bold default") if ended else text
 
 
 def _all_clear(snapshot: Snapshot, min_age: float) -> Text:
@@ -88,6 +98,8 @@ def _print_process(
     console.print(indented(make_table(columns, rows), above=1))
     if len(shown) < len(leaks):
         console.print(f"  ... and {len(leaks) - len(shown)} younger ones (--limit 0 shows all)")
+    if told := list(told_by_process(leaks)):
+        console.print(indented(make_table(CURE_COLUMNS, told), above=1))
     console.print(indented(make_table(CURE_COLUMNS, _cures(leaks)), above=1))
 
 

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable
 from datetime import UTC, datetime
 
 from sockguard._core.facts import Address, Holder, ProcessFacts, Snapshot, SocketFacts
-from sockguard._core.leaks import Leak
+from sockguard._core.leaks import Leak, Stall
 from sockguard._core.listeners import Listener, listeners_held
 
 __all__ = ["leak_as_dict", "report_as_dict", "timestamp"]
@@ -56,7 +56,14 @@ def leak_as_dict(leak: Leak) -> dict[str, object]:
         "netns": leak.connection.netns,
         "created_at": leak.created_at,
         "held_by": leak.held_by,
+        "waits_at": leak.waits_at,
+        "stalled": _stall(leak.stalled),
+        "ended_because": leak.ended_because,
     }
+
+
+def _stall(stall: Stall | None) -> dict[str, object] | None:
+    return None if stall is None else {"seconds": stall.seconds, "where": stall.where}
 
 
 def _optional(address: Address | None) -> str | None:

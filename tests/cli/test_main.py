@@ -21,7 +21,7 @@ from waiting import eventually
 
 pytestmark = pytest.mark.slow
 
-COMMANDS = ["report", "states", "reap", "doctor", "demo"]
+COMMANDS = ["run", "report", "states", "reap", "doctor", "demo"]
 NO_SUCH_PID = 2**22 + 1
 """Above the greatest pid that Linux gives (/proc/sys/kernel/pid_max is at most 2^22)."""
 

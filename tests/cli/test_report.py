@@ -139,7 +139,7 @@ def test_schema_refuses_what_breaks_the_promise():
         found = report(child.pid)
     for path in ([], ["processes", 0], ["processes", 0, "listeners", 0], ["leaks", 0], ["leaks", 0, "holders", 0]):
         for key in _at(found, path):
-            if key not in ("unseen", "uid", "netns", "held_by"):
+            if key not in ("unseen", "uid", "netns", "held_by", "waits_at", "stalled", "ended_because"):
                 broken = json.loads(json.dumps(found))
                 del _at(broken, path)[key]
                 with pytest.raises(jsonschema.ValidationError):
@@ -173,6 +173,8 @@ def test_schema_knows_every_cause():
         changes = {"cause": cause.value}
         if cause is Cause.NOT_ACCEPTED:
             changes |= {"fd": None, "inode": None, "holders": []}
+        if cause is Cause.STALLED:
+            changes |= {"stalled": {"seconds": 2.0, "where": []}}
         assert validate({**found, "leaks": [{**found["leaks"][0], **changes}]}) is None
 
 

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sockguard._core.causes import TLS_ALERT_SIZES
 from sockguard._core.facts import Address, Holder, Snapshot, SocketFacts, TcpInfo
 from sockguard._core.inference import Age, AgeKind, Side
-from sockguard._core.leaks import LEAK_AFTER, RULES, TLS_ALERT_SIZES, Cause, Leak, find_leaks
+from sockguard._core.leaks import LEAK_AFTER, RULES, Cause, Known, Leak, Stall, find_leaks
 from strategies import PIDS, snapshots
 
 ESTABLISHED, CLOSE, CLOSE_WAIT, LISTEN = 1, 7, 8, 10
@@ -119,7 +120,7 @@ def test_rules_are_in_the_documented_order_and_each_cause_has_one() -> None:
     """The order decides which cause is named, so it is part of the interface; the last takes what is left."""
     assert [rule.cause for rule in RULES] == list(Cause)
     assert [cause.value for cause in Cause] == (
-        "not_accepted shared dead_fd stale_client unread eof_unread eof_ignored".split()
+        "not_accepted shared ended_by_guard dead_fd stalled stale_client unread eof_unread eof_ignored".split()
     )
 
 
@@ -128,6 +129,26 @@ def test_each_cause_has_a_remedy_of_its_own(cause: Cause) -> None:
     """A cause without advice would be a complaint; two causes with one advice would be one cause."""
     assert cause.remedy
     assert sum(cause.remedy == other.remedy for other in Cause) == 1
+
+
+KNOWN = Known(("app.py:1 in f",), ("set 'subs' of module app",), owner="f() waits at app.py:3", reason="fin_timeout")
+
+
+def test_what_the_process_itself_tells_goes_into_the_leak() -> None:
+    """It is joined by the cookie; why the guard ended it is told only where it did."""
+    facts = connection()._replace(cookie=8202)
+    leak = leak_of(facts, known={8202: KNOWN._replace(stalled=Stall(2.0, ("app.py:9 in g",)))})
+    assert (leak.created_at, leak.held_by, leak.waits_at) == (KNOWN.created_at, KNOWN.held_by, KNOWN.owner)
+    assert (leak.cause, leak.stalled, leak.ended_because) == (Cause.STALLED, Stall(2.0, ("app.py:9 in g",)), None)
+    ended = leak_of(facts, known={8202: KNOWN._replace(ended_by_guard=True)})
+    assert (ended.cause, ended.ended_because) == (Cause.ENDED_BY_GUARD, "fin_timeout")
+
+
+@pytest.mark.parametrize("cookie", [None, 7])
+def test_what_is_told_of_another_connection_is_not_mixed_up(cookie: int | None) -> None:
+    """Without a cookie, as where only /proc could be read, nothing can be joined."""
+    leak = leak_of(connection()._replace(cookie=cookie), known={8202: KNOWN})
+    assert (leak.created_at, leak.cause) == (None, Cause.EOF_IGNORED)
 
 
 def test_not_accepted_is_a_connection_without_inode() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from commands import validate
 from sockguard._core.facts import Address, Holder, ProcessFacts, Snapshot, SocketFacts, TcpInfo, Unseen
 from sockguard._core.inference import Age, AgeKind, Side
-from sockguard._core.leaks import Cause, Leak, find_leaks
+from sockguard._core.leaks import Cause, Leak, Stall, find_leaks
 from sockguard.outputs.json import leak_as_dict, report_as_dict, timestamp
 from strategies import PIDS, snapshots
 
@@ -23,6 +23,8 @@ LISTENER = SocketFacts(LISTEN, SERVED, Address("0.0.0.0", 0), 50, 5, 1000, 3, 8,
 HOLDERS = (Holder(5, 3, "python3 server.py"), Holder(6, 4, "python3 server.py"))
 LEAK = Leak(FACTS, Cause.UNREAD, Side.SERVER, Age(30.25, AgeKind.EXACT), HOLDERS[0], HOLDERS, (LISTENER,))
 PROCESS = ProcessFacts(5, 1, 1000, "python3 server.py", 4711, 7, 12, 1024, {50: (2,), 100: (3,), 101: (9,)})
+INSIDE = "created_at held_by waits_at stalled ended_because".split()
+"""What only code inside the process knows."""
 EMPTY = Snapshot(0.0, (), {}, {}, {})
 
 
@@ -64,6 +66,9 @@ def test_leak_is_told_under_the_promised_names() -> None:
         "netns": 7,
         "created_at": None,
         "held_by": None,
+        "waits_at": None,
+        "stalled": None,
+        "ended_because": None,
     }
 
 
@@ -134,7 +139,7 @@ def test_empty_report_is_whole() -> None:
 def test_null_is_what_is_not_known(leak: Leak, nulls: set[str]) -> None:
     """Each null has its one meaning; nothing else turns null beside it."""
     found = leak_json(leak)
-    assert {key for key, value in found.items() if value is None} == nulls | {"created_at", "held_by"}
+    assert {key for key, value in found.items() if value is None} == nulls | set(INSIDE)
 
 
 def test_null_of_a_process_is_what_may_not_be_seen() -> None:
@@ -159,9 +164,12 @@ def test_zero_is_not_null() -> None:
 def test_what_code_inside_the_process_knows_is_told() -> None:
     """Where it was opened and who refers to it are lists of lines, where they are known."""
     leak = LEAK._replace(created_at=("server.py:7 in handle", "server.py:20 in main"), held_by=("list of 3",))
-    found = leak_json(leak)
+    stall = Stall(2.5, ("server.py:9 in work",))
+    found = leak_json(leak._replace(waits_at="handle() waits", stalled=stall, ended_because="idle_timeout"))
     assert found["created_at"] == ["server.py:7 in handle", "server.py:20 in main"]
     assert found["held_by"] == ["list of 3"]
+    assert found["stalled"] == {"seconds": 2.5, "where": ["server.py:9 in work"]}
+    assert (found["waits_at"], found["ended_because"]) == ("handle() waits", "idle_timeout")
 
 
 # Time

@@ -1,0 +1,158 @@
+"""What is said of what the guard sees and does: events, with where a connection was opened and why it leaks."""
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from sockguard._core.causes import Cause
+from sockguard._core.decide import Action, Verdict
+from sockguard._core.events import Event, EventName, make_event
+from sockguard._core.facts import Holder, SocketFacts, TcpState
+from sockguard._core.inference import Side, age_of
+from sockguard._core.leaks import Leak, find_leaks
+from sockguard._core.policy import Policy
+from sockguard._engine.pressure import DescriptorWatch, StuckQueue
+from sockguard._engine.record import Names, Record
+from sockguard._engine.stalls import Stall
+from sockguard._kernel.linux import look_at_self
+from sockguard.errors import SockguardError
+
+__all__ = ["Announcer"]
+
+IDENTITY = ("local", "remote", "fd", "cookie", "side", "created_at", "pid")
+_SIDES = {True: Side.SERVER, False: Side.CLIENT}
+
+
+class Announcer:
+    """Makes events of what happens and hands them on.
+
+    Args:
+        tell: Called with each event and the time.
+        owner_of: Describes who works on a connection; asked for sick ones only.
+    """
+
+    def __init__(
+        self, policy: Policy, tell: Callable[[Event, float], object], owner_of: Callable[[Record], str | None]
+    ) -> None:
+        self._policy = policy
+        self._tell = tell
+        self._owner_of = owner_of
+        self.now = 0.0
+
+    def peer_closed(self, record: Record) -> None:
+        """Tells that a peer hung up."""
+        connection = record.connection
+        if connection is not None:
+            state = TcpState(connection.state).name
+            self._say(EventName.PEER_CLOSED, record, state=state, unread=connection.unread)
+
+    def leak(self, record: Record) -> None:
+        """Tells of a leak: the kernel is asked once more, for the same words as `sockguard report` has."""
+        fields = _common(record) | _leak_fields(record) | {"owner": self._owner_of(record)}
+        record.reported = {"at": self.now, **fields}
+        self._tell(make_event(EventName.LEAK_DETECTED, site=record.site, **fields), self.now)
+
+    def cleared(self, record: Record, how: str) -> None:
+        """Takes a told leak back."""
+        if record.reported is None:
+            return
+        told, record.reported = record.reported, None
+        after = self.now - float(str(told["at"]))
+        fields = {name: told.get(name) for name in IDENTITY}
+        event = make_event(EventName.LEAK_CLEARED, site=record.site, after_seconds=after, how=how, **fields)
+        self._tell(event, self.now)
+
+    def step(self, record: Record, verdict: Verdict) -> None:
+        """Tells that the guard ends a connection; once, whatever steps it takes."""
+        if verdict.action is Action.SHUT_DOWN:
+            self.cleared(record, "ended_by_guard")
+        if record.is_told or verdict.reason is None or record.connection is None:
+            return
+        record.is_told = True
+        fields = self._numbers(verdict, record.connection.unread, record.connection.step.name.lower())
+        self._say(EventName.CONNECTION_CLOSED, record, **fields, owner=self._owner_of(record))
+
+    def ghost_leak(self, row: SocketFacts, holders: Sequence[Holder]) -> None:
+        """Tells of a connection that this process has closed while children keep it."""
+        leak = {
+            "cause": Cause.SHARED,
+            "remedy": Cause.SHARED.remedy,
+            "state": row.state_name,
+            "unread": row.unread,
+            "age_seconds": age_of(row).seconds,
+        }
+        self._tell(make_event(EventName.LEAK_DETECTED, site="shared", **_ghost_fields(row, holders), **leak), self.now)
+
+    def ghost_end(self, row: SocketFacts, verdict: Verdict, holders: Sequence[Holder]) -> None:
+        """Tells that such a connection was ended."""
+        fields = _ghost_fields(row, holders) | self._numbers(verdict, row.unread, "shut_down")
+        fields["owner"] = "closed here, kept by " + ", ".join(fields.pop("holders"))
+        self._tell(make_event(EventName.CONNECTION_CLOSED, site="shared", **fields), self.now)
+
+    def _numbers(self, verdict: Verdict, unread: int, step: str) -> dict[str, object]:
+        return {
+            "reason": verdict.reason, "setting": verdict.setting, "limit": verdict.limit,
+            "seconds": verdict.seconds, "unread": unread, "step": step, "mode": self._policy.mode,
+        }  # fmt: skip
+
+    def stuck(self, queue: StuckQueue, descriptors: DescriptorWatch) -> None:
+        """Tells of an accept queue that nobody works off."""
+        fields = {"fd_used": descriptors.used, "fd_limit": descriptors.limit, "pid": os.getpid(), **queue._asdict()}
+        self._tell(make_event(EventName.ACCEPT_QUEUE_STUCK, site=queue.local, **fields), self.now)
+
+    def limit_near(self, descriptors: DescriptorWatch, n_dead: int) -> None:
+        """Tells that descriptors run short."""
+        fields = {"fd_used": descriptors.used, "fd_limit": descriptors.limit, "n_dead": n_dead, "pid": os.getpid()}
+        self._tell(make_event(EventName.FD_LIMIT_NEAR, **fields), self.now)
+
+    def stalled(self, stall: Stall) -> None:
+        """Tells of an event loop that does not come round."""
+        fields = {"seconds": stall.seconds, "thread": stall.thread, "where": stall.where, "pid": os.getpid()}
+        self._tell(make_event(EventName.LOOP_STALLED, site=stall.where[:1], **fields), self.now)
+
+    def _say(self, name: EventName, record: Record, **fields: Any) -> None:
+        self._tell(make_event(name, site=record.site, **(_common(record) | fields)), self.now)
+
+
+def _common(record: Record) -> dict[str, object]:
+    """The fields that every event of a connection has."""
+    return (record.names or Names(None, None))._asdict() | {
+        "fd": record.fd,
+        "cookie": record.cookie,
+        "side": _SIDES[record.is_server],
+        "created_at": record.site.frames() if record.site is not None else None,
+        "pid": os.getpid(),
+    }
+
+
+def _ghost_fields(row: SocketFacts, holders: Sequence[Holder]) -> dict[str, Any]:
+    return {
+        "local": row.local,
+        "remote": row.remote,
+        "cookie": row.cookie,
+        "side": Side.SERVER,
+        "pid": os.getpid(),
+        "holders": tuple(f"process {holder.pid} (fd {holder.fd})" for holder in holders),
+    }
+
+
+def _leak_fields(record: Record) -> dict[str, object]:
+    leak = _leak_of(record)
+    if leak is None:
+        connection = record.connection
+        return {"state": TcpState(connection.state).name, "unread": connection.unread} if connection else {}
+    return {
+        "cause": leak.cause,
+        "age_seconds": leak.age_seconds,
+        "state": leak.state,
+        "unread": leak.connection.unread,
+        "remedy": leak.remedy,
+    }
+
+
+def _leak_of(record: Record) -> Leak | None:
+    try:
+        leaks = find_leaks(look_at_self(), min_age=0.0, pids=[os.getpid()])
+    except (SockguardError, OSError):
+        return None  # no descriptor is left to ask with
+    return next((leak for leak in leaks if leak.cookie == record.cookie), None)

@@ -1,0 +1,126 @@
+"""Who turns the wheel? A daemon thread of the guard's own, so that it works while an event loop is blocked.
+
+It is a bare thread of the system: `threading` does not list it, as tests and servers count
+threads, and gevent's patches do not turn it into a greenlet. Before a fork it has to be
+gone, or Python 3.12 and newer warn of a fork with threads, and they count in /proc. So
+stopping waits until the system has no such thread any more, not until it says goodbye.
+And starting waits until it is there: Python counts a thread (`_thread._count()`) only once
+it runs, and whoever counts right after a fork must find as many as before it.
+
+No signal is for it. A program that blocks a signal in all its threads, to take it by
+sigwait(), would be killed by it in one that it does not know of.
+"""
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from sockguard._core.timers import TICK
+from sockguard._kernel.natives import native
+
+__all__ = ["Driver"]
+
+MAX_WAIT = 1.0
+"""Seconds that starting and stopping wait at most: a fork must not hang on us."""
+SIGNALS = signal.valid_signals() - {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT}
+"""All but those of a fault, which come to the thread that caused it; blocked, they would kill past `faulthandler`."""
+
+# Taken once, here: tests of the program put mocks in the place of such functions, which must not
+# count our calls, nor answer them.
+_start_thread, _new_lock = native("_thread", "start_new_thread"), native("_thread", "allocate_lock")
+_native_id = native("_thread", "get_native_id")
+_pause = native("time", "sleep")
+_now, _stat = time.monotonic, os.stat
+
+
+class Driver:
+    """Calls `tick` every quarter of a second in a thread, until it is stopped.
+
+    Args:
+        tick: Called with the monotonic clock; must not raise.
+    """
+
+    def __init__(self, tick: Callable[[float], object], every: float = TICK) -> None:
+        self._tick = tick
+        self._every = every
+        self._sleep = _new_lock()
+        self._is_stopped = True
+        self._thread_id: int | None = None
+
+    @property
+    def is_running(self) -> bool:
+        """Tells whether the thread is there."""
+        return not self._is_stopped
+
+    def start(self) -> None:
+        """Starts the thread.
+
+        Raises:
+            RuntimeError: The system has none left.
+        """
+        if not self._is_stopped:
+            return  # by another thread that has forked meanwhile
+        self._is_stopped = False
+        self._sleep, is_there = _new_lock(), _new_lock()
+        self._sleep.acquire()
+        is_there.acquire()
+        self._thread_id = None
+        try:
+            _start_thread(self._run, (self._sleep, is_there))
+        except RuntimeError:
+            self._is_stopped = True
+            raise
+        is_there.acquire(timeout=MAX_WAIT)
+
+    def _run(self, sleep: Any, is_there: Any) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        self._thread_id = _native_id()
+        is_there.release()
+        while True:
+            sleep.acquire(timeout=self._every)
+            if self._is_stopped or self._sleep is not sleep:  # the latter if a tick took longer than stop() waits
+                return
+            self._tick(_now())
+            _leave_no_dummy()
+
+    def wake(self) -> None:
+        """Makes the next tick happen now; from any thread, and without waiting."""
+        with contextlib.suppress(RuntimeError):  # it is awake
+            self._sleep.release()
+
+    def stop(self) -> None:
+        """Stops the thread, and waits until the system has no such thread any more."""
+        if self._is_stopped:
+            return
+        self._is_stopped = True
+        self.wake()
+        give_up_at = _now() + MAX_WAIT
+        while self._is_alive() and _now() < give_up_at:
+            _pause(0.0001)
+
+    def _is_alive(self) -> bool:
+        if self._thread_id is None:
+            return True  # not even begun
+        try:
+            _stat(f"/proc/self/task/{self._thread_id}")
+        except OSError:
+            return False
+        return True
+
+    def forget(self) -> None:
+        """Takes note, in a forked child, that the thread did not come along."""
+        self._is_stopped = True
+        self._thread_id = None
+
+
+def _leave_no_dummy() -> None:
+    """Takes our thread off the list of `threading`, which a finalizer of the program can have put it on.
+
+    The garbage collector runs in whatever thread, and finalizers with it. One that logs asks
+    for `threading.current_thread()`, and for a thread that it does not know, that makes and lists a dummy.
+    """
+    threading._active.pop(threading.get_ident(), None)  # type: ignore[attr-defined]  # noqa: SLF001 - there is no door to it

@@ -1,0 +1,196 @@
+"""The guard: takes connections in, and has them swept.
+
+`adopt` runs at every accept() and connect() of the program, in whatever thread; it takes
+a few microseconds, waits for nobody, and whatever goes wrong in it stays in it.
+"""
+
+import _socket
+import os
+import socket
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, Self
+
+from sockguard._core.events import Event, EventName, make_event
+from sockguard._core.policy import Policy
+from sockguard._engine.announcer import Announcer
+from sockguard._engine.control import ControlServer
+from sockguard._engine.driver import Driver
+from sockguard._engine.insight import Insight
+from sockguard._engine.record import Record, running_loop
+from sockguard._engine.registry import Registry
+from sockguard._engine.sites import Site, capture
+from sockguard._engine.stalls import StallWatch
+from sockguard._engine.sweep import Sweep
+from sockguard._kernel.one_socket import SO_COOKIE
+
+__all__ = ["Guard"]
+
+_family = _socket.socket.family.__get__  # socket.socket makes an Enum of it, which takes longer than all else
+_type = _socket.socket.type.__get__
+_INET = frozenset({int(socket.AF_INET), int(socket.AF_INET6)})
+_STREAM = int(socket.SOCK_STREAM)
+_SOL_SOCKET = int(socket.SOL_SOCKET)
+_now = time.monotonic
+_decode = int.from_bytes
+MAX_FAILURES = 10
+"""Failures of the guard's own that are told; a guard that fails at each tick must not fill a disk."""
+
+
+class Guard:
+    """Watches the TCP connections of this process, and ends by policy those that are over.
+
+    Made by `sockguard.install()`. As a context manager it uninstalls itself at the end.
+
+    Args:
+        policy: What is wanted.
+        tell: Called with each event and the time; must not block or raise.
+        on_exit: What leaving the `with` does.
+        wrap: Wraps an attribute of a class until the guard is uninstalled.
+        recent: Gives the last events, for the dump.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        tell: Callable[[Event, float], object],
+        on_exit: Callable[[], object] | None = None,
+        wrap: Callable[[Any, str, Any], object] | None = None,
+        recent: Callable[[], Iterable[tuple[float, Event]]] = tuple,
+    ) -> None:
+        self.policy = policy
+        self.n_failures = 0
+        self.registry = Registry()
+        self.stalls = StallWatch()
+        self._tell = tell
+        self._on_exit = on_exit
+        self.wrap = wrap
+        self.insight = Insight(policy, self.registry, self.stalls, recent)
+        self._sweep = Sweep(policy, self.registry, self.stalls, Announcer(policy, tell, self.insight.owner_of))
+        self._control = ControlServer(self.insight.answer)
+        self._driver = Driver(self.tick)
+        self._add = self.registry.add
+        self._on_death = self.registry.died.append
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._on_exit is not None:
+            self._on_exit()
+
+    def adopt(self, sock: Any, raw: _socket.socket, is_server: bool) -> None:
+        """Takes a connection into the guard; from any thread, and never raises.
+
+        Args:
+            sock: The object that owns the connection for the program; only weakly referred to.
+            raw: The same, or what it wraps: a `_socket.socket`.
+            is_server: We accepted it.
+        """
+        try:
+            if _family(raw) not in _INET or _type(raw) != _STREAM:
+                return
+            loop = running_loop()
+            self._add(
+                Record(
+                    sock,
+                    self._on_death,
+                    raw.fileno(),
+                    _decode(raw.getsockopt(_SOL_SOCKET, SO_COOKIE, 8), "little"),
+                    _now(),
+                    is_server,
+                    None if loop is None else self.stalls.loop_ref(loop),
+                    capture(2),
+                )
+            )
+        except Exception as error:  # noqa: BLE001 - nothing of ours may reach the application
+            self.failed("adopt", error)
+
+    def adopt_transport(self, transport: Any, loop: Any, is_server: bool) -> None:
+        """Takes a transport in whose connection was accepted or connected in C; on its loop's thread."""
+        try:
+            sock = transport.get_extra_info("socket")
+            if sock is None or sock.family not in _INET:
+                return
+            owner = transport if type(transport).__weakrefoffset__ else None
+            if owner is not None:
+                site: Site = capture(2)
+                self._add(
+                    Record(
+                        owner, self._on_death, sock.fileno(), None, _now(), is_server, self.stalls.loop_ref(loop), site
+                    )
+                )
+        except Exception as error:  # noqa: BLE001 - nothing of ours may reach the application
+            self.failed("adopt_transport", error)
+
+    def was_refused(self) -> None:
+        """Takes note that accept() failed for want of descriptors: dead connections are to go first."""
+        self._sweep.descriptors.refused_at = _now()
+        self._driver.wake()
+
+    @property
+    def sheds_dead(self) -> bool:
+        """Tells whether accept() should close connections that are over before they are served."""
+        return self._sweep.sheds_dead
+
+    def tick(self, now: float) -> None:
+        """Does all that is due; called by the driver, or by hand with a clock of one's own. Never raises."""
+        try:
+            self._sweep.run(now)
+            self._control.poll()
+        except Exception as error:  # noqa: BLE001 - the guard survives its own mistakes
+            self.failed("tick", error)
+
+    def failed(self, where: str, error: BaseException) -> None:
+        """Tells of a failure of the guard's own, the first few times."""
+        self.n_failures += 1
+        if self.n_failures > MAX_FAILURES:
+            return
+        place = error.__traceback__
+        while place is not None and place.tb_next is not None:
+            place = place.tb_next
+        line = f", {os.path.basename(place.tb_frame.f_code.co_filename)}:{place.tb_lineno}" if place else ""
+        event = make_event(
+            EventName.GUARD_FAILED,
+            site=where,
+            error=f"{type(error).__name__}: {error}",
+            where=f"{where}{line}",
+            pid=os.getpid(),
+        )
+        self._tell(event, _now())
+
+    def start(self) -> None:
+        """Opens the control socket and starts the guard's own thread."""
+        self._control.open()
+        self._driver.start()
+
+    def stop(self) -> None:
+        """Ends the thread and gives the descriptors back; connections stay as they are."""
+        self._driver.stop()
+        self._control.close()
+        self._sweep.close()
+
+    def before_fork(self) -> None:
+        """Stops the thread: a fork must not find one."""
+        self._driver.stop()
+
+    def after_fork_in_parent(self) -> None:
+        """Goes on."""
+        self.registry.after_fork()
+        _start_again(self._driver, self.failed)
+
+    def after_fork_in_child(self) -> None:
+        """Goes on in the child, with a watch of its own and what it has inherited."""
+        self._driver.forget()
+        self.registry.after_fork_in_child()
+        self.stalls.forget()
+        self._control.after_fork_in_child()
+        self._sweep.start_anew()
+        _start_again(self._driver, self.failed)
+
+
+def _start_again(driver: Driver, failed: Callable[[str, RuntimeError], object]) -> None:
+    try:
+        driver.start()
+    except RuntimeError as error:  # no thread is to be had; what a hook of os.fork() raises, Python prints
+        failed("fork", error)

@@ -1,0 +1,18 @@
+"""What an adapter wants put in front of a function of somebody else's."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+__all__ = ["Hook", "Wrapper"]
+
+Wrapper = Callable[[Callable[..., Any], Any, tuple[Any, ...], dict[str, Any]], Any]
+"""As wrapt calls it: the wrapped function, the instance that it is bound to, and its arguments."""
+
+
+class Hook(NamedTuple):
+    """One function to wrap."""
+
+    module: str
+    name: str
+    """The dotted path within the module."""
+    wrapper: Wrapper

@@ -1,0 +1,100 @@
+"""Is an event loop late, and in which line? One call_soon_threadsafe per loop and second.
+
+The thread of the guard asks for a sign of life and looks a second later. If none came, a
+callback is blocking the loop, and the stack of its thread says which.
+"""
+
+import sys
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from sockguard._engine.record import LoopRef
+from sockguard._engine.sites import place
+from sockguard._kernel.natives import native
+
+__all__ = ["STALL_AFTER", "Stall", "StallWatch"]
+
+STALL_AFTER = 1.0
+"""Seconds without a sign of life that count as a stall. asyncio's debug mode warns of 0.1 s,
+which a garbage collection or a busy machine takes, too; at 1 s a user feels it."""
+MAX_FRAMES = 12
+
+
+_get_ident = native("_thread", "get_ident")
+
+
+class Stall(NamedTuple):
+    """A loop that does not come round."""
+
+    loop: LoopRef
+    thread: str
+    """The name of its thread."""
+    seconds: float
+    where: tuple[str, ...]
+    """The stack of its thread, innermost call first."""
+
+
+class StallWatch:
+    """Asks the known loops for a sign of life."""
+
+    def __init__(self) -> None:
+        self._loops: dict[int, LoopRef] = {}
+
+    def loop_ref(self, loop: Any) -> LoopRef:
+        """Gives the reference of the loop that runs in this thread, a new one for a new loop; hot."""
+        thread_id = _get_ident()
+        ref = self._loops.get(id(loop))
+        if ref is None or ref.ref() is not loop or ref.thread_id != thread_id:
+            self._loops[id(loop)] = ref = LoopRef(loop, thread_id)
+        return ref
+
+    def stalled(self) -> list[LoopRef]:
+        """Lists the loops that give no sign of life, as far as was reported."""
+        return [ref for ref in list(self._loops.values()) if ref.stalled_at is not None]
+
+    def check(self, now: float) -> Iterator[Stall]:
+        """Asks all loops, and tells of each that has newly stalled."""
+        for key, ref in list(self._loops.items()):
+            loop = ref.ref()
+            if loop is None or loop.is_closed():
+                del self._loops[key]
+            elif ref.asked_at is None:
+                if now - ref.answered_at >= STALL_AFTER:
+                    self._ask(ref, loop, now)
+            elif ref.stalled_at is None and now - ref.asked_at > STALL_AFTER and loop.is_running():
+                ref.stalled_at = ref.asked_at
+                yield Stall(ref, thread_name(ref.thread_id), now - ref.asked_at, where_is(ref.thread_id))
+
+    def _ask(self, ref: LoopRef, loop: Any, now: float) -> None:
+        def answer() -> None:
+            ref.answered_at = now
+            ref.asked_at = ref.stalled_at = None
+
+        ref.asked_at = now  # before: the answer may come at once
+        try:
+            loop.call_soon_threadsafe(answer)
+        except RuntimeError:
+            ref.asked_at = None  # closed meanwhile
+
+    def forget(self) -> None:
+        """Drops all loops: those of the parent do not run in a forked child."""
+        self._loops.clear()
+
+
+def where_is(thread_id: int) -> tuple[str, ...]:
+    """Tells in which line a thread is, innermost call first; empty if it has ended."""
+    frame = sys._current_frames().get(thread_id)  # noqa: SLF001 - the documented way to look at other threads
+    stack: list[str] = []
+    while frame is not None and len(stack) < MAX_FRAMES:
+        stack.append(place(frame.f_code, frame.f_lineno))
+        frame = frame.f_back
+    return tuple(stack)
+
+
+def thread_name(thread_id: int) -> str:
+    """Names a thread as `threading` knows it, without making a stand-in for one that it does not."""
+    threads = sys.modules.get("threading")
+    for thread in threads.enumerate() if threads else ():
+        if thread.ident == thread_id:
+            return str(thread.name)
+    return str(thread_id)

@@ -1,0 +1,92 @@
+"""Which connections in CLOSE_WAIT are ours, although nothing announced them?
+
+C libraries connect on their own, descriptors are passed in or inherited, uvloop accepts in
+C. The kernel lists all that are in CLOSE_WAIT, in a namespace, in one call; that list is
+asked for every few ticks, more rarely while it is empty, and never for more than a small
+share of the time. Only if it has connections that are not known is it asked which
+descriptors of this process are hung up.
+
+It also shows the connections that this process has closed and a forked child still holds:
+they are recognised by their cookie.
+"""
+
+import errno
+import time
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from sockguard._core.facts import SocketFacts, TcpState
+from sockguard._core.inference import opened_by_us
+from sockguard._engine.record import Record, stranger
+from sockguard._engine.registry import Registry
+from sockguard._kernel.inet_diag import open_diag, read_sockets
+from sockguard._kernel.own_fds import read_hung_up
+from sockguard.errors import KernelUnavailable
+
+__all__ = ["Findings", "Strangers"]
+
+SOONEST, LATEST = 0.5, 2.0
+"""Seconds between two scans: the first as long as they find something, the second while they do not."""
+SHARE = 0.002
+"""Of the time, at most, is spent on scans: with 100,000 sockets on the machine they become rarer."""
+
+
+class Findings(NamedTuple):
+    """What one scan found."""
+
+    strangers: list[Record]
+    """Connections of this process that nothing announced."""
+    ghosts: list[SocketFacts]
+    """Connections that this process has closed, and that a child holds."""
+    listeners: list[SocketFacts]
+    """All listeners of the namespace, of whichever process."""
+
+
+class Strangers:
+    """Scans for connections of this process that are not in the registry."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._every = SOONEST
+        self._due_at = 0.0
+        self._foreign: set[int] = set()
+        self._is_refused = False
+
+    def scan_if_due(self, now: float) -> Findings | None:
+        """Scans, if it is time to; None if it is not."""
+        if now < self._due_at or self._is_refused:
+            return None
+        began_at = time.monotonic()
+        try:
+            findings = self._scan(now)
+        except KernelUnavailable as error:
+            # A sandbox without netlink stays one; a lack of descriptors passes.
+            self._is_refused = getattr(error.__cause__, "errno", None) not in (errno.EMFILE, errno.ENFILE)
+            return None
+        except OSError:
+            return None  # no descriptor is free for the moment
+        has_found = bool(findings.strangers or findings.ghosts)
+        self._every = SOONEST if has_found else min(2 * self._every, LATEST)
+        self._due_at = now + max(self._every, (time.monotonic() - began_at) / SHARE)
+        return findings
+
+    def _scan(self, now: float) -> Findings:
+        with open_diag() as diag:
+            rows = read_sockets(diag, [TcpState.CLOSE_WAIT, TcpState.LISTEN], with_info=True)
+        listeners = [row for row in rows if row.state == TcpState.LISTEN]
+        owned = [row for row in rows if row.inode and row.state != TcpState.LISTEN]
+        if not owned:
+            self._foreign.clear()
+            return Findings([], [], listeners)
+        known = {record.cookie for record in self._registry.records()}
+        unknown = [row for row in owned if row.cookie not in known and row.cookie not in self._foreign]
+        found = list(self._adopt(unknown, now)) if unknown else []
+        self._foreign = ({row.cookie for row in owned if row.cookie is not None} - known) - {r.cookie for r in found}
+        ghosts = [row for row in owned if row.cookie is not None and self._registry.ghost(row.cookie)]
+        return Findings(found, ghosts, listeners)
+
+    def _adopt(self, unknown: list[SocketFacts], now: float) -> Iterator[Record]:
+        mine = read_hung_up(keeps_pollers=False)  # rare, and the memory would be the guard's
+        for row in unknown:
+            if row.cookie is not None and row.inode in mine:
+                yield stranger(mine[row.inode][0], row.cookie, now, is_server=not opened_by_us(row))

@@ -1,0 +1,214 @@
+"""What happens at each tick? Take in what is new, look at what is sick or due, and watch the host.
+
+The work is proportional to what is new, sick or due; connections that are merely there
+are not touched.
+"""
+
+import contextlib
+import dataclasses
+from typing import Any
+
+from sockguard._core.connection import Connection, Step
+from sockguard._core.decide import TIMEOUTS, next_at
+from sockguard._core.facts import TcpState
+from sockguard._core.policy import Policy
+from sockguard._core.timers import Wheel
+from sockguard._engine.announcer import Announcer
+from sockguard._engine.enforcement import Enforcer
+from sockguard._engine.ghosts import Ghosts
+from sockguard._engine.pressure import DescriptorWatch, QueueWatch
+from sockguard._engine.record import Record
+from sockguard._engine.registry import Registry
+from sockguard._engine.stalls import StallWatch
+from sockguard._engine.strangers import Findings, Strangers
+from sockguard._kernel.activity import was_ever_connected
+from sockguard._kernel.borrow import Borrower, Gone
+from sockguard._kernel.keepalive import apply_keepalive
+from sockguard._kernel.one_socket import read_cookie
+from sockguard._kernel.peer_close import PeerCloseWatch
+from sockguard._kernel.tcp_info import read_tcp_info
+
+__all__ = ["Sweep"]
+
+WATCH_EVERY = 1.0
+"""Seconds between two looks at descriptors and event loops."""
+_CLOSE, _SYN_SENT = int(TcpState.CLOSE), int(TcpState.SYN_SENT)
+
+
+class Sweep:
+    """All that the guard does in its own time."""
+
+    def __init__(self, policy: Policy, registry: Registry, stalls: StallWatch, announcer: Announcer) -> None:
+        self._policy = policy
+        self._hurried = _under_pressure(policy)
+        self._limits_life = limits_life(policy)
+        self._registry = registry
+        self._announcer = announcer
+        self._now = 0.0
+        self._borrower = Borrower()
+        self._peers = PeerCloseWatch()
+        self._wheel: Wheel[int] = Wheel()
+        self._enforcer = Enforcer(policy, self._borrower, announcer.step)
+        self._strangers = Strangers(registry)
+        self._ghosts = Ghosts(registry, policy, announcer.ghost_leak, announcer.ghost_end)
+        self._queues = QueueWatch(policy.leak_after)
+        self._stalls = stalls
+        self.descriptors = DescriptorWatch()
+        self._watched_at = -WATCH_EVERY
+        self.sheds_dead = policy.shed_dead_on_accept == "always" and policy.mode == "enforce"
+        self._is_queue_full = False
+
+    def run(self, now: float) -> None:
+        """Does all that is due at this tick."""
+        self._now = self._announcer.now = now
+        if not self._peers.is_intact:
+            self.start_anew()
+        for record in self._registry.take_new():
+            self._admit(record)
+        for record in self._registry.take_died():
+            self._look(record)
+        for fd in {*self._peers.drain(), *self._wheel.pop_due(now)}:
+            if (found := self._registry.by_fd.get(fd)) is not None:
+                self._look(found)
+        if findings := self._strangers.scan_if_due(now):
+            self._take_in(findings)
+        if now - self._watched_at >= WATCH_EVERY:
+            self._watched_at = now
+            self._watch_host()
+
+    def start_anew(self) -> None:
+        """Builds the watch anew and admits all connections to it: after a fork, or if the program closed it."""
+        self._peers.close()
+        self._peers = PeerCloseWatch()
+        self._wheel = Wheel()
+        for record in self._registry.records():
+            self._registry.postpone(record)
+
+    def close(self) -> None:
+        """Gives the descriptors back."""
+        self._peers.close()
+        self._borrower.close()
+
+    def _admit(self, record: Record) -> None:
+        """Begins to watch a connection that outlived its first tick."""
+        try:
+            with self._borrower.borrow(record.fd, record.cookie) as sock:
+                if not _is_ready(record, sock):
+                    self._registry.postpone(record)
+                    return
+                self._keep_alive(sock)
+        except (Gone, OSError):
+            self._registry.forget(record)
+            return
+        self._peers.add(record.fd)
+        if self._limits_life:
+            self._look(record)
+
+    def _keep_alive(self, sock: Any) -> None:
+        if self._policy.keepalive is not None and self._policy.mode == "enforce":
+            with contextlib.suppress(OSError):  # a sandbox refuses: then the kernel will find no dead peer
+                apply_keepalive(sock, self._policy.keepalive)
+
+    def _look(self, record: Record) -> None:
+        policy = self._hurried if self.descriptors.is_pressing(self._now) else self._policy
+        was_hung_up = record.connection is not None and record.connection.is_hung_up
+        try:
+            connection = self._enforcer.look(record, self._now, policy)
+        except Gone:
+            self._on_close(record)
+            return
+        except OSError:
+            self._registry.forget(record)  # no TCP connection after all
+            return
+        if connection.is_hung_up:
+            self._report(record, connection, is_new=not was_hung_up)
+        instants = (next_at(connection, policy, self._now), self._leak_at(record, connection))
+        if (soonest := min((at for at in instants if at is not None), default=None)) is not None:
+            self._wheel.schedule(record.fd, soonest)
+
+    def _on_close(self, record: Record) -> None:
+        """Takes note that a connection is closed, by whomever."""
+        if self._registry.by_fd.get(record.fd) is record:
+            self._wheel.cancel(record.fd)
+        self._registry.forget(record)
+        self._announcer.cleared(record, "ended_by_guard" if record.verdict else "closed")
+
+    def _report(self, record: Record, connection: Connection, *, is_new: bool) -> None:
+        if is_new:
+            self._announcer.peer_closed(record)
+        leak_at = self._leak_at(record, connection)
+        if leak_at is not None and leak_at <= self._now:
+            self._announcer.leak(record)
+        elif not connection.is_quiet:
+            self._announcer.cleared(record, "moved")
+
+    def _leak_at(self, record: Record, connection: Connection) -> float | None:
+        """Tells when a connection that stands still is to be reported."""
+        is_over = connection.hung_up_at is None or record.reported is not None or connection.step is Step.SHUT_DOWN
+        if is_over or self._policy.leak_after is None:
+            return None
+        return max(connection.moved_at, connection.hung_up_at or 0.0) + self._policy.leak_after
+
+    def _take_in(self, findings: Findings) -> None:
+        for record in findings.strangers:
+            self._registry.by_fd[record.fd] = record
+            self._peers.add(record.fd)
+            self._look(record)
+        self._ghosts.look(findings.ghosts, self._now)
+        self._is_queue_full = any(s.recv_queue >= s.send_queue > 0 for s in findings.listeners)
+        for stuck in self._queues.check(self._now, findings.listeners):
+            self._announcer.stuck(stuck, self.descriptors)
+
+    def _watch_host(self) -> None:
+        is_newly_near = self.descriptors.check()
+        is_pressing = self.descriptors.is_pressing(self._now)
+        if self._policy.shed_dead_on_accept == "pressure" and self._policy.mode == "enforce":
+            self.sheds_dead = is_pressing or self._is_queue_full
+        if is_pressing:
+            hung_up = [r for r in self._registry.records() if r.connection is not None and r.connection.is_hung_up]
+            if is_newly_near:
+                self._announcer.limit_near(self.descriptors, len(hung_up))
+            for record in hung_up:
+                self._look(record)
+        for stall in self._stalls.check(self._now):
+            self._announcer.stalled(stall)
+
+
+def limits_life(policy: Policy) -> bool:
+    """Tells whether a connection must be looked at before its peer hangs up, as the policy limits more than that."""
+    settings = {timeout.setting for timeout in TIMEOUTS} - {"fin_timeout", "receive_rate_grace"} | {"min_receive_rate"}
+    return any(getattr(policy, setting) is not None for setting in settings)
+
+
+def _is_ready(record: Record, sock: Any) -> bool:
+    """Tells whether a connection is made, and makes sure which one it is.
+
+    Raises:
+        Gone: Its transport is closing.
+        OSError: It is closed.
+    """
+    if not record.is_server and not _is_established(sock):
+        return False
+    if record.cookie is None:
+        if _is_closing(record):
+            raise Gone
+        record.cookie = read_cookie(sock)
+    return True
+
+
+def _is_closing(record: Record) -> bool:
+    """Tells whether the transport is closing, so that its descriptor may be another's by now."""
+    transport = record()
+    return transport is None or bool(transport.is_closing())
+
+
+def _is_established(sock: Any) -> bool:
+    state = read_tcp_info(sock).state
+    return state != _SYN_SENT and (state != _CLOSE or was_ever_connected(sock))
+
+
+def _under_pressure(policy: Policy) -> Policy:
+    """The policy while descriptors are short: what has hung up gets no longer than a leak takes to be reported."""
+    if policy.shed_dead_on_accept is None or policy.fin_timeout is None or policy.leak_after is None:
+        return policy
+    return dataclasses.replace(policy, fin_timeout=min(policy.fin_timeout, policy.leak_after))

@@ -1,0 +1,133 @@
+"""How the guard touches a connection of its own process, from whatever thread: by a duplicate that it has verified.
+
+A descriptor's number is not an identity: between a look and an act it may have been given
+to another connection. A duplicate is one: it stays what it was when it was made. So every
+look and every act goes through a duplicate whose cookie was checked first.
+
+All duplicates share one number, which the guard takes at its start and never gives back:
+dup2(2) puts the connection there, and afterwards a blank socket. So nothing needs a free
+descriptor: it works when the process has none left, which is when it is needed most.
+
+The guard's own numbers are no identity either. A program that turns itself into a daemon
+closes all descriptors, ours too, and its next file gets our number: then to dup2 onto it
+would close a file of the program. So each time the number is first looked at (is it still
+our blank socket? blank.py), and if not, it is left to whom it belongs by now.
+"""
+
+import _socket
+import os
+import socket
+from types import TracebackType
+
+from sockguard._kernel.blank import Blank
+from sockguard._kernel.one_socket import read_cookie
+from sockguard._kernel.pidfd import no_fork
+from sockguard.errors import InternalError
+
+__all__ = ["Borrower", "Gone"]
+
+
+class Gone(Exception):
+    """Is raised when a descriptor is closed, or another connection by now."""
+
+
+class Borrower:
+    """Lends connections of this process, one at a time; threads wait for each other, and forks for all.
+
+    Raises:
+        OSError: EMFILE, if not even two descriptors are left.
+    """
+
+    def __init__(self) -> None:
+        self._is_lent = False
+        self._open()
+
+    def _open(self) -> None:
+        self._blank = Blank()
+        self._fd = os.dup(self._blank.fileno())
+        # Family and type are claims. IPv6 makes room for addresses of both families, and
+        # with "non-blocking" Python leaves O_NONBLOCK alone (see pidfd.py).
+        claims = (socket.AF_INET6, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, 0)
+        self._socket = _socket.socket(*claims, fileno=self._fd)
+
+    def borrow(self, fd: int, cookie: int | None = None) -> "_Loan":
+        """Lends the connection behind a descriptor, as a context manager.
+
+        Close neither it nor its descriptor; use it only inside of the `with`, and borrow
+        nothing else there.
+
+        Args:
+            cookie: Which connection it must be; None for whichever it is.
+
+        Raises:
+            Gone: The descriptor is closed, is no socket, or not that connection.
+        """
+        return _Loan(self, fd, cookie)
+
+    def lend(self, fd: int, cookie: int | None) -> _socket.socket:
+        """Begins a loan; for `borrow` only, which holds `no_fork`.
+
+        Raises:
+            Gone: See `borrow`.
+        """
+        if self._is_lent:
+            raise InternalError("a connection is borrowed while another one is")
+        if not self._blank.is_also_at(self._socket):
+            self._give_up()
+            self._open()
+        try:
+            os.dup2(fd, self._fd, False)  # not inheritable; a keyword would cost a tenth of the call
+        except OSError as error:
+            raise Gone from error
+        self._is_lent = True
+        try:
+            found = read_cookie(self._socket)
+        except OSError:
+            found = -1  # no socket
+        if found != cookie and (cookie is not None or found < 0):
+            self.take_back()
+            raise Gone
+        return self._socket
+
+    def take_back(self) -> None:
+        """Ends a loan; for `borrow` only."""
+        os.dup2(self._blank.fileno(), self._fd, False)  # not inheritable
+        self._is_lent = False
+
+    def _give_up(self) -> None:
+        """Lets go of the numbers, and closes only what is still ours."""
+        is_ours = self._blank.is_at(self._socket)
+        self._socket.close() if is_ours else self._socket.detach()
+        self._blank.close()
+
+    def close(self) -> None:
+        """Gives the numbers back."""
+        with no_fork:
+            self._give_up()
+
+    __del__ = _give_up
+
+
+class _Loan:
+    """One connection while it is lent. A plain class: a generator would cost as much as the loan itself."""
+
+    __slots__ = ("_borrower", "_cookie", "_fd")
+
+    def __init__(self, borrower: Borrower, fd: int, cookie: int | None) -> None:
+        self._borrower, self._fd, self._cookie = borrower, fd, cookie
+
+    def __enter__(self) -> _socket.socket:
+        no_fork.acquire()
+        try:
+            return self._borrower.lend(self._fd, self._cookie)
+        except BaseException:
+            no_fork.release()
+            raise
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._borrower.take_back()
+        finally:
+            no_fork.release()

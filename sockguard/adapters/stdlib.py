@@ -1,0 +1,70 @@
+"""The standard library's sockets: whatever accepts or connects through `socket.socket` is adopted.
+
+So are socketserver, http.server, asyncio (its loops call `sock.accept` and `sock.connect`),
+trio, and all that is built on them. What sends and receives is not touched.
+"""
+
+import errno
+from collections.abc import Callable
+from typing import Any
+
+from sockguard._engine.guard import Guard
+from sockguard._engine.hooks import Hook, Wrapper
+from sockguard._kernel.activity import is_over
+
+__all__ = ["hooks"]
+
+NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
+UNDER_WAY = (0, errno.EINPROGRESS, errno.EALREADY, errno.EINTR, errno.EISCONN)
+
+
+def hooks(guard: Guard) -> list[Hook]:
+    """Lists what is wrapped in the module `socket`."""
+    return [Hook("socket", "socket.accept", _accept(guard)), *_connects(guard)]
+
+
+def _accept(guard: Guard) -> Wrapper:
+    def accept(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        try:
+            accepted = wrapped(*args, **kwargs)
+        except OSError as error:
+            if error.errno in NO_DESCRIPTOR:
+                guard.was_refused()
+            raise
+        if guard.sheds_dead:
+            accepted = _shed(instance, accepted, wrapped)
+        guard.adopt(accepted[0], accepted[0], True)
+        return accepted
+
+    return accept
+
+
+def _connects(guard: Guard) -> list[Hook]:
+    def connect(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        try:
+            result = wrapped(*args, **kwargs)
+        except (BlockingIOError, InterruptedError):
+            guard.adopt(instance, instance, False)
+            raise
+        guard.adopt(instance, instance, False)
+        return result
+
+    def connect_ex(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        number = wrapped(*args, **kwargs)
+        if number in UNDER_WAY:
+            guard.adopt(instance, instance, False)
+        return number
+
+    return [Hook("socket", "socket.connect", connect), Hook("socket", "socket.connect_ex", connect_ex)]
+
+
+def _shed(listener: Any, accepted: Any, accept: Callable[[], Any]) -> Any:
+    """Closes accepted connections that are over and empty, as long as accept() gives another at once.
+
+    Only for a listener whose accept() never waits: its program expects that nobody is
+    there after all (BlockingIOError). One that waits could wait for ever.
+    """
+    while listener.gettimeout() == 0 and is_over(accepted[0]):
+        accepted[0].close()
+        accepted = accept()
+    return accepted

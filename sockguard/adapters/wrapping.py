@@ -1,0 +1,72 @@
+"""How a function of somebody else's is wrapped, and how that is undone: wrapt, with the inverses that it lacks."""
+
+import importlib
+import sys
+import types
+from collections.abc import Callable
+from typing import Any
+
+from sockguard._engine.hooks import Hook, Wrapper
+
+__all__ = ["Wrappings"]
+
+
+def _import_wrapt() -> Any:
+    """Imports wrapt without asyncio.
+
+    wrapt 2 imports asyncio, and so ssl, for decorators that are not used here. A program
+    that is about to be monkey-patched by gevent must not find them imported. So wrapt is
+    given a stand-in, which imports asyncio if those decorators are ever called.
+    """
+    if "wrapt" in sys.modules or "asyncio" in sys.modules:
+        return importlib.import_module("wrapt")
+    stand_in = types.ModuleType("asyncio")
+    stand_in.__getattr__ = lambda name: getattr(importlib.import_module("asyncio"), name)  # type: ignore[method-assign]
+    sys.modules["asyncio"] = stand_in
+    try:
+        return importlib.import_module("wrapt")
+    finally:
+        del sys.modules["asyncio"]
+
+
+class Wrappings:
+    """What was wrapped, in order; `undo` restores every name to the very object that it referred to."""
+
+    def __init__(self) -> None:
+        self._wrapt = _import_wrapt()
+        self._had_finder = any(type(finder).__module__ == "wrapt.importer" for finder in sys.meta_path)
+        self._undo: list[Callable[[], object]] = []
+
+    def add(self, hook: Hook) -> None:
+        """Wraps a function now, or when its module is imported."""
+
+        def on_import(module: Any) -> None:
+            path, _, name = hook.name.rpartition(".")
+            owner = getattr(module, path, None)
+            if hasattr(owner, name):  # or else another version of that library, which is not adopted by this door
+                self.wrap(owner, name, hook.wrapper)
+
+        self._wrapt.register_post_import_hook(on_import, hook.module)
+        self._undo.append(lambda: self._forget(hook.module, on_import))
+
+    def _forget(self, module: str, on_import: Callable[[Any], None]) -> None:
+        waiting: dict[str, list[object]] = self._wrapt.importer._post_import_hooks  # noqa: SLF001 - it has no inverse
+        if on_import in waiting.get(module, ()):
+            waiting[module].remove(on_import)
+        if not waiting.get(module):
+            waiting.pop(module, None)
+
+    def wrap(self, owner: Any, name: str, wrapper: Wrapper) -> None:
+        """Wraps an attribute of a class, and remembers how it was."""
+        is_own, original = name in vars(owner), vars(owner).get(name)
+        self._wrapt.wrap_function_wrapper(owner, name, wrapper)
+        self._undo.append((lambda: setattr(owner, name, original)) if is_own else (lambda: delattr(owner, name)))
+
+    def undo(self) -> None:
+        """Undoes it all, the last first."""
+        while self._undo:
+            self._undo.pop()()
+        importer = self._wrapt.importer
+        if not self._had_finder and not importer._post_import_hooks:  # noqa: SLF001
+            sys.meta_path[:] = [f for f in sys.meta_path if type(f) is not importer.ImportHookFinder]
+            importer._post_import_hooks_init = False  # noqa: SLF001

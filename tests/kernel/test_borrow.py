@@ -1,0 +1,223 @@
+"""Connections of this process, lent by a verified duplicate: never the wrong one, never a file of the program."""
+
+import contextlib
+import gc
+import os
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from loopback import connect, inode_of, vanished_peer
+from sockguard._kernel.activity import read_activity
+from sockguard._kernel.borrow import Borrower, Gone
+from sockguard._kernel.one_socket import read_cookie
+from sockguard.errors import InternalError
+from waiting import eventually
+
+
+@pytest.fixture
+def borrower() -> Iterator[Borrower]:
+    with contextlib.closing(Borrower()) as borrower:
+        yield borrower
+
+
+def numbers() -> dict[int, str]:
+    """All descriptors of this process and what they are."""
+    found = {}
+    for number in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            found[int(number)] = os.readlink(f"/proc/self/fd/{number}")
+    return found
+
+
+# What is lent
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+def test_lent_connection_is_the_one_that_was_meant(borrower: Borrower, family: socket.AddressFamily) -> None:
+    """The same socket under another number, with both addresses whole, of either family."""
+    with vanished_peer(family, sent=b"hello") as connection:
+        cookie = read_cookie(connection.server)
+        with borrower.borrow(connection.server.fileno(), cookie) as lent:
+            assert lent.fileno() != connection.server.fileno()
+            assert (inode_of(lent), read_cookie(lent)) == (inode_of(connection.server), cookie)  # type: ignore[arg-type]
+            assert (lent.getsockname(), lent.getpeername()) == (
+                connection.server.getsockname(),
+                connection.server.getpeername(),
+            )
+            assert read_activity(lent) == read_activity(connection.server)
+
+
+def test_any_connection_is_lent_where_no_cookie_is_asked(borrower: Borrower) -> None:
+    """Whoever does not know it yet learns it so."""
+    with connect() as connection, borrower.borrow(connection.server.fileno()) as lent:
+        assert read_cookie(lent) == read_cookie(connection.server)
+
+
+def test_act_on_the_loan_is_an_act_on_the_connection(borrower: Borrower) -> None:
+    """shutdown() through it reaches the peer."""
+    with connect() as connection:
+        with borrower.borrow(connection.server.fileno()) as lent:
+            lent.shutdown(socket.SHUT_WR)
+        assert connection.client.recv(1) == b""
+
+
+def test_closing_by_the_owner_is_not_put_off_by_a_former_loan(borrower: Borrower) -> None:
+    """Nothing of it is kept: when the owner closes, the peer learns of it at once."""
+    with connect() as connection:
+        with borrower.borrow(connection.server.fileno()):
+            pass
+        connection.server.close()
+        assert connection.client.recv(1) == b""
+
+
+def test_nothing_is_left_behind(borrower: Borrower) -> None:
+    """After a loan, well or badly ended, the process has the descriptors that it had, and each is what it was."""
+    with connect() as connection:
+        before = numbers()
+        with borrower.borrow(connection.server.fileno()):
+            assert numbers().keys() == before.keys()
+        with pytest.raises(ZeroDivisionError), borrower.borrow(connection.server.fileno()):
+            raise ZeroDivisionError
+        with pytest.raises(Gone), borrower.borrow(connection.server.fileno(), 1):
+            pass
+        assert numbers() == before
+
+
+@pytest.mark.parametrize("default", [None, 0.0, 5.0])
+@pytest.mark.parametrize("is_blocking", [True, False])
+def test_blocking_mode_of_the_owner_is_untouched(default: float | None, is_blocking: bool) -> None:
+    """O_NONBLOCK is shared, and setdefaulttimeout() must not set it, at any moment of a loan."""
+    with connect() as connection:
+        fd = connection.server.fileno()
+        os.set_blocking(fd, is_blocking)
+        socket.setdefaulttimeout(default)
+        try:
+            with contextlib.closing(Borrower()) as borrower:
+                with borrower.borrow(fd):
+                    assert os.get_blocking(fd) == is_blocking
+                assert os.get_blocking(fd) == is_blocking
+        finally:
+            socket.setdefaulttimeout(None)
+
+
+def test_no_child_program_inherits_a_loan(borrower: Borrower) -> None:
+    """It is closed on exec, while it is lent and afterwards."""
+    with connect() as connection:
+        with borrower.borrow(connection.server.fileno()) as lent:
+            number = lent.fileno()
+            assert not os.get_inheritable(number)
+        assert not os.get_inheritable(number)
+
+
+# What is not lent
+
+
+def test_another_connection_at_the_number_is_not_lent(borrower: Borrower) -> None:
+    """The number was given to the next connection: the cookie tells, and that one is not touched."""
+    with connect() as meant, connect() as other:
+        fd, cookie = meant.server.fileno(), read_cookie(meant.server)
+        os.dup2(other.server.fileno(), fd)
+        with pytest.raises(Gone), borrower.borrow(fd, cookie):
+            pytest.fail("lent")
+        with borrower.borrow(fd, read_cookie(other.server)):
+            pass
+
+
+@pytest.mark.parametrize("cookie", [None, 1])
+def test_closed_descriptor_is_gone(borrower: Borrower, cookie: int | None) -> None:
+    """Also a number that never was one."""
+    with connect() as connection:
+        fd = connection.server.fileno()
+        connection.server.close()
+        for number in (fd, -1, 1 << 19):
+            with pytest.raises(Gone), borrower.borrow(number, cookie):
+                pytest.fail("lent")
+
+
+@pytest.mark.parametrize("cookie", [None, 1])
+def test_file_is_gone(borrower: Borrower, cookie: int | None) -> None:
+    """A number that is no socket any more."""
+    with open(os.devnull) as file, pytest.raises(Gone), borrower.borrow(file.fileno(), cookie):
+        pytest.fail("lent")
+
+
+def test_own_number_is_gone(borrower: Borrower) -> None:
+    """A connection whose number we have by now was closed."""
+    with connect() as connection, borrower.borrow(connection.server.fileno()) as lent:
+        number = lent.fileno()
+    with pytest.raises(Gone), borrower.borrow(number):
+        pytest.fail("lent")
+
+
+def test_loan_within_a_loan_is_refused(borrower: Borrower) -> None:
+    """There is one number: a second loan would put another connection under the hands of the first borrower."""
+    with connect() as one, connect() as other, borrower.borrow(one.server.fileno()) as lent:
+        with pytest.raises(InternalError), borrower.borrow(other.server.fileno()):
+            pytest.fail("lent")
+        assert read_cookie(lent) == read_cookie(one.server)
+
+
+# Threads and forks
+
+
+@pytest.mark.slow
+def test_threads_wait_for_each_other(borrower: Borrower) -> None:
+    """Each has its own connection all the time that it is lent to it."""
+    with connect() as one, connect() as other:
+        wrong: list[int] = []
+
+        def borrow_often(sock: socket.socket) -> None:
+            cookie = read_cookie(sock)
+            for _ in range(2000):
+                with borrower.borrow(sock.fileno(), cookie) as lent:
+                    wrong.extend(found for found in [read_cookie(lent)] if found != cookie)
+
+        threads = [threading.Thread(target=borrow_often, args=(sock,)) for sock in (one.server, other.server)]
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(1e-5)
+        try:
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        finally:
+            sys.setswitchinterval(interval)
+        assert wrong == []
+
+
+def test_fork_waits_until_the_loan_is_over(borrower: Borrower) -> None:
+    """A child never has the duplicate: with it, it would keep the connection from ending when its owner closes it."""
+    with connect() as connection:
+        is_lent, is_forking = threading.Event(), threading.Event()
+        forked: list[int] = []
+
+        def hold() -> None:
+            with borrower.borrow(connection.server.fileno()):
+                is_lent.set()
+                is_forking.wait()
+                # The fork is being waited for now, or is about to be: it cannot be over.
+                assert forked == []
+
+        def fork() -> None:
+            is_lent.wait()
+            is_forking.set()
+            forked.append(fork_and_list())
+
+        threads = [threading.Thread(target=hold), threading.Thread(target=fork)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        inode = inode_of(connection.server)
+        assert forked == [1], f"the child holds the connection {inode} under more than its own number"
+
+
+def fork_and_list() -> int:
+    """Forks, and tells how many descriptors of the child are the first connection's, in the child's own words."""
+    raise NotImplementedError
