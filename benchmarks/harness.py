@@ -65,8 +65,8 @@ class Bar(NamedTuple):
 
     def __str__(self) -> str:
         verdict = "met" if self.is_met else "NOT met"
-        interval = f"{self.low:.3g} to {self.high:.3g}"
-        return f"{self.promise}: measured {self.measured:.3g}{self.unit} (95 %: {interval}): {verdict}"
+        interval = f" (95 %: {self.low:.3g} to {self.high:.3g})" if self.low < self.high else ""
+        return f"{self.promise}: measured {self.measured:.3g}{self.unit}{interval}: {verdict}"
 
 
 class Section(NamedTuple):
@@ -177,16 +177,21 @@ def cell_text(cell: str | float) -> str:
     return f"{cell:,.0f}" if abs(cell) >= 1000 or cell == int(cell) else f"{cell:.3g}"  # noqa: PLR2004 - as it says
 
 
-def save(name: str, sections: Sequence[Section]) -> None:
-    """Prints sections and writes them to `results/NAME.json`, without dates, hosts and paths."""
+def save(name: str, sections: Sequence[Section], packages: Sequence[str] = ("psutil", "pyroute2")) -> None:
+    """Prints sections and writes them to `results/NAME.json`, without dates, hosts and paths.
+
+    Args:
+        name: that of the benchmark, without `bench_`.
+        sections: its tables.
+        packages: what it measured besides sockguard; their versions are kept.
+    """
     for section in sections:
         show(section)
     facts = {
         "python": platform.python_version(),
         "kernel": platform.release().partition("-")[0],
         "cpus": os.cpu_count(),
-        "psutil": metadata.version("psutil"),
-        "pyroute2": metadata.version("pyroute2"),
+        **{package: metadata.version(package) for package in packages},
         "sections": [_as_dict(section) for section in sections],
     }
     RESULTS.mkdir(exist_ok=True)

@@ -72,7 +72,7 @@ def leak_cleared(f: Fields) -> str:
 def connection_closed(f: Fields) -> str:
     """Tells why the guard ended a connection, and which setting to change if that was wrong."""
     verb, step = ("Would have closed", "") if f["mode"] == "observe" else ("Closed", STEPS.get(f["step"], ""))
-    why = WHY_CLOSED.get(f["reason"], f"{f['reason']}, {{seconds}}").format(seconds=_seconds(f["seconds"]))
+    why = WHY_CLOSED.get(f["reason"], f"{f['reason']}, {{seconds}}").replace("{seconds}", _seconds(f["seconds"]))
     limit = "" if f["limit"] is None else f", now {f['limit']:g}"
     change = f"If that is wrong, change {f['setting']}{limit}." if f["setting"] else ""
     unread = f"{_unread(f).capitalize()}." if f["unread"] else ""

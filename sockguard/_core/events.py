@@ -57,8 +57,13 @@ class Event(NamedTuple):
     with an event that also stands for others, which were not told."""
     site: Hashable
     """What the events of one origin have in common, such as the place where the connections were opened."""
-    message: str
-    """One line for people: what happened, with numbers, what to do, and how to see more."""
+
+    @property
+    def message(self) -> str:
+        """One line for people: what happened, with numbers, what to do, and how to see more. Made when asked for."""
+        text = kind_of(self.name).message(self.fields)
+        n_more = self.fields.get("suppressed")
+        return _one_line(f"{text} ({n_more} more like it were not told.)" if n_more else text)
 
 
 class Field(NamedTuple):
@@ -224,13 +229,18 @@ def make_event(name: EventName, *, site: Hashable = None, **fields: object) -> E
         msg = f"{name} has no field {', '.join(sorted(unknown))}"
         raise InternalError(msg)
     plain = {field: _plain(field, fields.get(field)) for field in kind.fields}
-    return Event(kind.name, kind.level, plain, site, _one_line(kind.message(plain)))
+    return Event(kind.name, kind.level, plain, site)
+
+
+_PLAIN = {type(None), bool, int, float}
 
 
 def _plain(field: str, value: object) -> object:
+    if type(value) in _PLAIN:
+        return value
     if isinstance(value, Enum):
         value = value.value
-    if value is None or isinstance(value, bool | int | float):
+    if isinstance(value, int | float):
         return value
     if isinstance(value, str | Address):
         return _one_line(str(value))

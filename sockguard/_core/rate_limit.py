@@ -91,7 +91,4 @@ class RateLimit:
         self._withheld.pop(key, None)
         self._told_at.pop(key, None)  # so that it goes to the end
         self._told_at[key] = now
-        if not n_more:
-            return event
-        message = f"{event.message} ({n_more} more like it were not told.)"
-        return event._replace(fields={**event.fields, "suppressed": n_more}, message=message)
+        return event._replace(fields={**event.fields, "suppressed": n_more}) if n_more else event

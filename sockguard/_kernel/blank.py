@@ -10,6 +10,7 @@ It is a Unix socket, as an unconnected TCP socket looks like a dead connection f
 """
 
 import _socket
+import os
 import socket
 
 from sockguard._kernel.one_socket import SO_COOKIE
@@ -22,36 +23,38 @@ _SOCKET = socket.SOL_SOCKET
 class Blank:
     """A socket that is only there to hold a number.
 
+    Args:
+        twin: Another one; then this is a duplicate of it, to put a TCP connection in its place now and then.
+
     Raises:
         OSError: EMFILE, if no descriptor is left.
     """
 
-    __slots__ = ("_cookie", "_socket")
+    __slots__ = ("_cookie", "socket")
 
-    def __init__(self) -> None:
-        self._socket = _socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._cookie = self._socket.getsockopt(_SOCKET, SO_COOKIE, 8)
+    def __init__(self, twin: "Blank | None" = None) -> None:
+        if twin is None:
+            self.socket = _socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        else:
+            # Family and type are claims. IPv6 makes room for addresses of both families, and
+            # with "non-blocking" Python leaves O_NONBLOCK alone (see pidfd.py).
+            claims = (socket.AF_INET6, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, 0)
+            self.socket = _socket.socket(*claims, fileno=os.dup(twin.fileno()))
+        self._cookie = self.socket.getsockopt(_SOCKET, SO_COOKIE, 8)
 
     def fileno(self) -> int:
         """Tells the number; -1 after `close`."""
-        return self._socket.fileno()
+        return self.socket.fileno()
 
     @property
     def is_ours(self) -> bool:
         """Tells whether the number is still this socket, and not closed or the program's by now."""
-        return self.is_at(self._socket)
+        return self.is_ours_as(self)
 
-    def is_at(self, sock: _socket.socket) -> bool:
-        """Tells whether another number is a duplicate of this socket."""
+    def is_ours_as(self, twin: "Blank") -> bool:
+        """Tells the same of two at once: the guard asks before each look."""
         try:
-            return sock.getsockopt(_SOCKET, SO_COOKIE, 8) == self._cookie
-        except OSError:
-            return False
-
-    def is_also_at(self, sock: _socket.socket) -> bool:
-        """Tells the same of both numbers at once: the guard asks before each look."""
-        try:
-            ours, other = self._socket.getsockopt(_SOCKET, SO_COOKIE, 8), sock.getsockopt(_SOCKET, SO_COOKIE, 8)
+            ours, other = self.socket.getsockopt(_SOCKET, SO_COOKIE, 8), twin.socket.getsockopt(_SOCKET, SO_COOKIE, 8)
         except OSError:
             return False
         return ours == self._cookie == other
@@ -59,8 +62,10 @@ class Blank:
     def close(self) -> None:
         """Gives the number back, unless it belongs to somebody else by now."""
         if self.is_ours:
-            self._socket.close()
+            self.socket.close()
         else:
-            self._socket.detach()
+            self.socket.detach()
 
-    __del__ = close
+    def __del__(self) -> None:
+        if hasattr(self, "socket"):  # not if there was no descriptor for it
+            self.close()

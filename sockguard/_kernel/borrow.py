@@ -16,7 +16,6 @@ our blank socket? blank.py), and if not, it is left to whom it belongs by now.
 
 import _socket
 import os
-import socket
 from types import TracebackType
 
 from sockguard._kernel.blank import Blank
@@ -44,11 +43,7 @@ class Borrower:
 
     def _open(self) -> None:
         self._blank = Blank()
-        self._fd = os.dup(self._blank.fileno())
-        # Family and type are claims. IPv6 makes room for addresses of both families, and
-        # with "non-blocking" Python leaves O_NONBLOCK alone (see pidfd.py).
-        claims = (socket.AF_INET6, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, 0)
-        self._socket = _socket.socket(*claims, fileno=self._fd)
+        self._lent = Blank(self._blank)
 
     def borrow(self, fd: int, cookie: int | None = None) -> "_Loan":
         """Lends the connection behind a descriptor, as a context manager.
@@ -72,40 +67,33 @@ class Borrower:
         """
         if self._is_lent:
             raise InternalError("a connection is borrowed while another one is")
-        if not self._blank.is_also_at(self._socket):
-            self._give_up()
-            self._open()
+        if not self._blank.is_ours_as(self._lent):
+            self._open()  # the old ones let go of their numbers, each of what is still its own
+        lent = self._lent.socket
         try:
-            os.dup2(fd, self._fd, False)  # not inheritable; a keyword would cost a tenth of the call
+            os.dup2(fd, lent.fileno(), False)  # not inheritable; a keyword would cost a tenth of the call
         except OSError as error:
             raise Gone from error
         self._is_lent = True
         try:
-            found = read_cookie(self._socket)
+            found = read_cookie(lent)
         except OSError:
             found = -1  # no socket
         if found != cookie and (cookie is not None or found < 0):
             self.take_back()
             raise Gone
-        return self._socket
+        return lent
 
     def take_back(self) -> None:
         """Ends a loan; for `borrow` only."""
-        os.dup2(self._blank.fileno(), self._fd, False)  # not inheritable
+        os.dup2(self._blank.fileno(), self._lent.fileno(), False)  # not inheritable
         self._is_lent = False
-
-    def _give_up(self) -> None:
-        """Lets go of the numbers, and closes only what is still ours."""
-        is_ours = self._blank.is_at(self._socket)
-        self._socket.close() if is_ours else self._socket.detach()
-        self._blank.close()
 
     def close(self) -> None:
         """Gives the numbers back."""
         with no_fork:
-            self._give_up()
-
-    __del__ = _give_up
+            self._blank.close()
+            self._lent.close()
 
 
 class _Loan:

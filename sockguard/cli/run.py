@@ -8,7 +8,7 @@ import os
 import sys
 from typing import NamedTuple
 
-from sockguard._core.policy import Policy
+from sockguard._core.policy import Keepalive, Policy
 from sockguard._core.policy_fields import nearest
 from sockguard.cli.run_guard import LEVELS, Wish, guard
 from sockguard.cli.run_program import Program, refuse_missing_script, start
@@ -34,6 +34,8 @@ OURS = {
 }
 """The options besides the fields of the policy: what each takes, and what it is for."""
 FORMS = "script.py, -m module, -c code, or - for standard input"
+TAKES = {"Keepalive": "IDLE,INTERVAL,COUNT", "Heartbeat": "off"}
+"""Of the fields that have fields of their own: what can be given as text."""
 WIDTH, INDENT = 100, " " * 10
 READER_LEFT = 141
 """128 and the number of SIGPIPE, as for the other commands."""
@@ -162,12 +164,18 @@ def show_help() -> int:
 def help_text() -> str:
     """Explains the command and all fields of the policy, from the words that stand beside these."""
     entries = [f"  --{name}{takes}\n{_fold(meaning)}" for name, (takes, meaning) in OURS.items()]
-    entries += ["", "The policy:"]
+    entries += ["", "The policy ('off' turns a setting off, where that makes sense):"]
     for field in Policy.describe():
-        default = "off" if field.default is None else field.default
-        option = f"  --{field.name.replace('_', '-')} {field.unit.upper()}"
-        entries.append(f"{option}\n{_fold(f'{field.meaning} (default: {default})')}")
+        takes = TAKES.get(field.unit, field.unit.replace(" or ", "|") if " or " in field.unit else field.unit.upper())
+        default = _fold(f"{field.meaning} (default: {_shown(field.default)})")
+        entries.append(f"  --{field.name.replace('_', '-')} {takes}\n{default}")
     return "\n".join([USAGE, *entries, ""])
+
+
+def _shown(default: object) -> str:
+    if isinstance(default, Keepalive):
+        return f"{default.idle},{default.interval},{default.count}"
+    return "off" if default is None else f"{default:g}" if isinstance(default, float) else str(default)
 
 
 def _fold(text: str) -> str:

@@ -1,7 +1,9 @@
 """What happens to a connection: each clause and each rung by example, and the laws of the whole."""
 
 import math
+import re
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -89,6 +91,13 @@ def test_clause_falls_due_exactly_when_its_limit_is_over(
 def test_every_clause_has_an_example() -> None:
     """None is missing above."""
     assert {parameters.values[2] for parameters in CLAUSES} == {timeout.reason for timeout in TIMEOUTS} == set(Reason)
+
+
+def test_table_in_the_documentation_is_that_of_the_clauses() -> None:
+    """docs/explanation/enforcement.md lists reasons and settings in the order in which they are asked."""
+    page = (Path(__file__).parents[2] / "docs/explanation/enforcement.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| `(\w+)` \|", page, re.MULTILINE)
+    assert rows == [(timeout.reason, timeout.setting) for timeout in TIMEOUTS]
 
 
 @pytest.mark.parametrize(

@@ -31,9 +31,11 @@ def test_event_has_name_level_fields_site_and_message() -> None:
         "warning",
         {"seconds": 5.25, "thread": "T", "where": ("app.py:12 in f",), "pid": 7},
         "a",
+    )
+    assert event.message == (
         "The event loop of thread T has not come round for 5.2 s. It stands in app.py:12 in f. Until it does, its "
         "connections are neither served nor closed: do such work in a thread (asyncio.to_thread). "
-        "See more: sockguard report --pid 7",
+        "See more: sockguard report --pid 7"
     )
 
 

@@ -118,6 +118,29 @@ def test_nothing_is_left_behind_by_many_threads():
     assert len(seen) == 800
 
 
+def test_what_comes_at_the_last_moment_is_handed_over(monkeypatch):
+    """An item that comes when the thread has found the queue empty, and not yet let go, is not left behind."""
+    seen: list[object] = []
+    courier = Courier(seen.append, NAME)
+    lock = native("_thread", "allocate_lock")()
+
+    class Lock:
+        """Puts something in at the last moment, once."""
+
+        acquire, locked = lock.acquire, lock.locked
+
+        def release(self) -> None:
+            if seen == ["first"]:
+                courier.put("late")
+                assert courier.wake()
+            lock.release()
+
+    monkeypatch.setattr(courier, "_at_work", Lock())
+    courier.put("first")
+    courier.wake()
+    eventually(lambda: seen == ["first", "late"])
+
+
 def test_full_queue_loses_the_oldest_and_counts_them(gate):
     """While a delivery is stuck, memory stays bounded: the oldest items go, and their number is known."""
     courier = Courier(gate, NAME)

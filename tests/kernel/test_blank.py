@@ -1,6 +1,8 @@
 """A blank socket knows whether its number is still its own."""
 
 import _socket
+import errno
+import gc
 import os
 import socket
 
@@ -45,15 +47,16 @@ def test_number_of_somebody_else_is_left_alone(kind: str) -> None:
         os.close(number)
 
 
-def test_duplicates_are_told_from_others() -> None:
-    """A duplicate is the same socket, under another number."""
-    blank = Blank()
-    with socket.socket(fileno=os.dup(blank.fileno())) as duplicate, socket.socket() as stranger:
-        assert (blank.is_at(duplicate), blank.is_also_at(duplicate)) == (True, True)
-        assert (blank.is_at(stranger), blank.is_also_at(stranger)) == (False, False)
-        os.close(blank.fileno())
-        assert (blank.is_at(duplicate), blank.is_also_at(duplicate)) == (True, False)
-    blank.close()
+def test_twin_is_the_same_socket_under_another_number() -> None:
+    """Both are asked at once: neither may be anybody else's."""
+    blank, stranger = Blank(), Blank()
+    twin = Blank(blank)
+    assert (blank.is_ours_as(twin), blank.is_ours_as(stranger)) == (True, False)
+    number = blank.fileno()
+    os.close(number)
+    assert (blank.is_ours_as(twin), twin.is_ours) == (False, True)
+    for one in (blank, twin, stranger):
+        one.close()
 
 
 def test_forgotten_one_goes_silently() -> None:
@@ -72,3 +75,15 @@ def test_without_a_descriptor_it_is_emfile() -> None:
         child.do("import errno; code = 0")
         child.do("exec('try: Blank()\\nexcept OSError as error: code = error.errno')")
         assert child.ask("code == errno.EMFILE") == "True"
+
+
+def test_without_a_descriptor_nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one that could not be made nothing has to be given back."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(_socket, "socket", refuse)
+    with pytest.raises(OSError, match="Too many open files"):
+        Blank()
+    gc.collect()

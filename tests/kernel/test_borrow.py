@@ -17,7 +17,6 @@ from sockguard._kernel.activity import read_activity
 from sockguard._kernel.borrow import Borrower, Gone
 from sockguard._kernel.one_socket import read_cookie
 from sockguard.errors import InternalError
-from waiting import eventually
 
 
 @pytest.fixture
@@ -191,33 +190,167 @@ def test_threads_wait_for_each_other(borrower: Borrower) -> None:
         assert wrong == []
 
 
-def test_fork_waits_until_the_loan_is_over(borrower: Borrower) -> None:
-    """A child never has the duplicate: with it, it would keep the connection from ending when its owner closes it."""
-    with connect() as connection:
-        is_lent, is_forking = threading.Event(), threading.Event()
-        forked: list[int] = []
+PREFACE = """
+import gc, os, resource, socket, sys, threading, warnings
+from loopback import connect, inode_of, vanished_peer
+from sockguard._kernel.activity import read_activity
+from sockguard._kernel.borrow import Borrower, Gone
+from sockguard._kernel.one_socket import read_cookie
+"""
 
-        def hold() -> None:
+
+def run(script: str) -> list[str]:
+    """Runs a script in a process of its own, as it closes or forks what others need; returns what it prints."""
+    command = [sys.executable, "-c", PREFACE + textwrap.dedent(script)]
+    environment = os.environ | {"PYTHONPATH": os.path.dirname(os.path.dirname(__file__))}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout.split("\n")[:-1]
+
+
+@pytest.mark.slow
+def test_fork_waits_until_the_loan_is_over() -> None:
+    """A child never has the duplicate, by which it would keep the connection open when its owner closes it."""
+    script = """
+    warnings.simplefilter("ignore")
+    borrower, order = Borrower(), []
+    is_lent, is_forking = threading.Event(), threading.Event()
+    os.register_at_fork(before=is_forking.set)  # the last to be registered is the first to be called
+    with connect() as connection:
+        def hold():
             with borrower.borrow(connection.server.fileno()):
                 is_lent.set()
                 is_forking.wait()
-                # The fork is being waited for now, or is about to be: it cannot be over.
-                assert forked == []
+                order.append("loan is over")
+        thread = threading.Thread(target=hold)
+        thread.start()
+        is_lent.wait()
+        if (pid := os.fork()) == 0:
+            inode = inode_of(connection.server)
+            mine = 0
+            for number in range(256):
+                try:
+                    mine += os.fstat(number).st_ino == inode
+                except OSError:
+                    pass
+            with borrower.borrow(connection.server.fileno()):
+                order.append("child borrows")
+            print(order, mine, flush=True)
+            os._exit(0)
+        thread.join()
+        os.waitpid(pid, 0)
+        borrower.close()
+    """
+    assert run(script) == ["['loan is over', 'child borrows'] 1"]
 
-        def fork() -> None:
-            is_lent.wait()
-            is_forking.set()
-            forked.append(fork_and_list())
 
-        threads = [threading.Thread(target=hold), threading.Thread(target=fork)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        inode = inode_of(connection.server)
-        assert forked == [1], f"the child holds the connection {inode} under more than its own number"
+# Descriptors run short, or are taken away
 
 
-def fork_and_list() -> int:
-    """Forks, and tells how many descriptors of the child are the first connection's, in the child's own words."""
-    raise NotImplementedError
+@pytest.mark.slow
+def test_no_free_descriptor_is_needed() -> None:
+    """It works when the process has none left, which is when it is needed most."""
+    script = """
+    with vanished_peer(sent=b"hello") as connection:
+        borrower = Borrower()
+        highest = max(map(int, os.listdir("/proc/self/fd")))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 20, highest + 20))
+        taken = []
+        try:
+            while True:
+                taken.append(os.dup(0))
+        except OSError as error:
+            print(error.strerror)
+        with borrower.borrow(connection.server.fileno(), read_cookie(connection.server)) as lent:
+            print(read_activity(lent).unread)
+            lent.shutdown(socket.SHUT_RDWR)
+        borrower.close()
+    """
+    assert run(script) == ["Too many open files", "5"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n_free", [0, 1])
+def test_without_two_descriptors_it_does_not_begin(n_free: int) -> None:
+    """It says EMFILE, and gives back what it had taken."""
+    script = f"""
+    resource.setrlimit(resource.RLIMIT_NOFILE, (20, 20))
+    taken = []
+    try:
+        while True:
+            taken.append(os.dup(0))
+    except OSError:
+        pass
+    for number in taken[:{n_free}]:
+        os.close(number)
+    try:
+        Borrower()
+    except OSError as error:
+        print(error.strerror)
+    gc.collect()
+    print(*[os.dup(0) in taken for _ in range({n_free})])
+    """
+    assert run(script) == ["Too many open files", "True" if n_free else ""]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n_files", [0, 1, 2, 3])
+def test_files_of_a_program_that_closed_all_descriptors_survive(n_files: int) -> None:
+    """A daemon closes our numbers and opens files at them: these are neither closed nor replaced, and we go on."""
+    script = f"""
+    import tempfile
+    borrower = Borrower()
+    folder = tempfile.mkdtemp()
+    os.closerange(3, 1000)
+    def identity(number):
+        status = os.fstat(number)
+        return status.st_dev, status.st_ino
+    files = [os.open(f"{{folder}}/{{n}}", os.O_CREAT | os.O_RDWR) for n in range({n_files})]
+    before = [identity(number) for number in files]
+    print(*files)
+    with connect() as connection:
+        for _ in range(3):
+            with borrower.borrow(connection.server.fileno(), read_cookie(connection.server)) as lent:
+                print(lent.getpeername() == connection.client.getsockname(), lent.fileno() not in files)
+        print([identity(number) for number in files] == before)
+        del lent
+        borrower.close()
+        gc.collect()
+        print([identity(number) for number in files] == before)
+        left = set(map(int, os.listdir("/proc/self/fd"))) - {{*files, *(sock.fileno() for sock in connection)}}
+        print(len(left))
+    """
+    borrowed = ["True True"] * 3
+    # Left are 0 to 2, and what listdir() has open.
+    assert run(script) == [" ".join(map(str, range(3, 3 + n_files))), *borrowed, "True", "True", "4"]
+
+
+@pytest.mark.parametrize("which", ["lent", "blank"])
+def test_file_of_the_program_at_one_of_our_numbers_survives(borrower: Borrower, which: str) -> None:
+    """New numbers are taken, and of the old pair only what is still ours is closed."""
+    with connect() as connection, open(os.devnull) as file:
+        with borrower.borrow(connection.server.fileno()) as lent:
+            inode = os.stat(lent.fileno()).st_ino
+            number = lent.fileno()
+        twins = [n for n, what in numbers().items() if what == os.readlink(f"/proc/self/fd/{number}")]
+        taken = number if which == "lent" else next(n for n in twins if n != number)
+        os.dup2(file.fileno(), taken)
+        before = os.fstat(taken)
+        with borrower.borrow(connection.server.fileno(), read_cookie(connection.server)) as lent:
+            assert inode_of(lent) == inode_of(connection.server) == inode  # type: ignore[arg-type]
+            assert lent.fileno() != taken
+        assert os.fstat(taken) == before
+        assert len(twins) == 2
+        os.close(taken)
+
+
+def test_forgotten_one_goes_silently() -> None:
+    """Without a warning, and with its numbers; one that was closed before as well."""
+    before = numbers()
+    borrower = Borrower()
+    del borrower
+    borrower = Borrower()
+    borrower.close()
+    del borrower
+    gc.collect()
+    assert numbers().keys() == before.keys()

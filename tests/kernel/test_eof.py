@@ -51,7 +51,9 @@ def test_same_is_told_as_by_the_kernels_table(family: socket.AddressFamily, n_se
         connection.server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 500_000)
         connection.client.sendall(bytes(n_sent))
         if is_late:
-            eventually(lambda: len(connection.server.recv(n_sent + 1, socket.MSG_PEEK | socket.MSG_DONTWAIT)) == n_sent) if n_sent else None
+            eventually(
+                lambda: len(connection.server.recv(n_sent + 1, socket.MSG_PEEK | socket.MSG_DONTWAIT)) == n_sent
+            ) if n_sent else None
         connection.client.close()
         eventually(lambda: state_of(connection.server) == CLOSE_WAIT)
         while True:

@@ -21,7 +21,14 @@ from hypothesis import strategies as st
 
 from children import start_child
 from loopback import connect, inode_of, reset, state_of, vanished_peer
-from sockguard._kernel.own_fds import BLOCK, read_all_sockets, read_hung_up, read_table_size
+from sockguard._kernel.own_fds import (
+    BLOCK,
+    read_all_sockets,
+    read_fd_count,
+    read_fd_limit,
+    read_hung_up,
+    read_table_size,
+)
 from waiting import eventually
 
 
@@ -59,6 +66,14 @@ def test_dead_connection_is_listed() -> None:
         reset(connection.client)
         eventually(lambda: state_of(connection.server) == 7)
         assert read_hung_up()[inode_of(connection.server)] == [connection.server.fileno()]
+
+
+def test_answer_is_the_same_where_no_memory_is_to_be_kept() -> None:
+    """Poll objects that are thrown away tell what kept ones tell."""
+    with vanished_peer() as connection:
+        found = read_hung_up(keeps_pollers=False)
+        assert found[inode_of(connection.server)] == [connection.server.fileno()]
+        assert found == read_hung_up()
 
 
 def test_duplicates_are_listed_in_ascending_order() -> None:
@@ -309,3 +324,40 @@ def test_poll_of_a_monkey_patcher_is_not_trusted(monkeypatch: pytest.MonkeyPatch
         else:
             monkeypatch.setattr(select, "poll", Poll)
         assert read_hung_up()[inode_of(connection.server)] == [connection.server.fileno()]
+
+
+def test_open_descriptors_are_counted() -> None:
+    """Each one that is opened counts, until it is closed."""
+    before = read_fd_count()
+    reader, writer = os.pipe()
+    assert read_fd_count() == before + 2
+    os.close(reader)
+    os.close(writer)
+    assert read_fd_count() == before
+
+
+def test_open_descriptors_are_counted_one_by_one_before_linux_6_2(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There the folder's size is 0; listing it takes a descriptor more."""
+    expected = read_fd_count()
+    genuine = os.stat
+
+    def stat_of_old(path: str) -> object:
+        status = genuine(path)
+        return os.stat_result((*status[:6], 0, *status[7:])) if path == "/proc/self/fd" else status
+
+    monkeypatch.setattr(os, "stat", stat_of_old)
+    assert read_fd_count() == expected + 1
+
+
+def test_limit_of_descriptors_is_the_soft_one() -> None:
+    """It can change at any moment, so it is asked for each time."""
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    assert read_fd_limit() == soft
+    with descriptor_limit(soft - 1):
+        assert read_fd_limit() == soft - 1
+
+
+def test_no_limit_of_descriptors_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Linux does not grant that for descriptors; a sandbox may say so."""
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    assert read_fd_limit() is None

@@ -1,0 +1,52 @@
+"""A guard that is driven by hand: real sockets, and a clock that a test moves."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+
+from sockguard._core.events import Event
+from sockguard._core.policy import Policy
+from sockguard._engine.guard import Guard
+from sockguard._engine.record import Record
+
+__all__ = ["Driven", "driven"]
+
+
+class Driven:
+    """A guard without a thread; nothing happens but at `tick`."""
+
+    def __init__(self, **fields: object) -> None:
+        self.events: list[Event] = []
+        self.now = time.monotonic()
+        self.guard = Guard(Policy(**fields), lambda event, _: self.events.append(event))
+
+    def adopt(self, sock, *, is_server: bool = True) -> Record:
+        """Takes a socket in, as accept() or connect() would, and gives its record."""
+        fd = sock.fileno()
+        self.guard.adopt(sock, sock, is_server)
+        return self.guard.registry.by_fd[fd]
+
+    def tick(self, after: float = 0.25) -> None:
+        """Lets time pass, and then the guard do its work."""
+        self.now += after
+        self.guard.tick(self.now)
+        failures = [event.message for event in self.events if event.name == "guard_failed"]
+        assert failures == []
+
+    def told(self, name: str) -> list[Event]:
+        """Lists the events of one name, so far."""
+        return [event for event in self.events if event.name == name]
+
+    def closed(self) -> list[tuple[object, object]]:
+        """Lists reason and step of each connection that the guard began to end."""
+        return [(event.fields["reason"], event.fields["step"]) for event in self.told("connection_closed")]
+
+
+@contextlib.contextmanager
+def driven(**fields: object) -> Iterator[Driven]:
+    """Makes a guard with this policy, and gives its descriptors back in the end."""
+    made = Driven(**fields)
+    try:
+        yield made
+    finally:
+        made.guard.stop()
