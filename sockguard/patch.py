@@ -36,6 +36,7 @@ class _Installed:
             on_exit=uninstall,
             wrap=self.wrappings.wrap,
             recent=lambda: self.teller.recent,
+            on_tick=self.teller.tick,
         )
 
     def put_in_place(self) -> None:

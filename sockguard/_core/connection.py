@@ -135,7 +135,6 @@ def observe(connection: Connection, activity: Activity, now: float) -> Connectio
         moved_at = now
     elif was_acked:
         moved_at = max(moved_at, now - activity.since_heard)
-    is_stalled = activity.unsent > 0 and connection.unsent > 0 and not was_acked
     is_hung_up = activity.state in (_CLOSE, _CLOSE_WAIT)
     return connection._replace(
         looked_at=now,
@@ -148,11 +147,19 @@ def observe(connection: Connection, activity: Activity, now: float) -> Connectio
         moved_at=moved_at,
         received_at=max(connection.received_at, now - activity.since_received) if arrived else connection.received_at,
         unread_at=now if connection.unread or activity.unread else connection.unread_at,
-        stalled_at=connection.stalled_at if is_stalled else now,
+        stalled_at=_stalled_at(connection, activity, now),
         hung_up_at=(now if is_hung_up else None) if connection.hung_up_at is None else connection.hung_up_at,
         is_quiet=not (was_read or was_acked or arrived),
         trickle=_trickle(connection, activity.received, now, arrived=arrived, was_acked=was_acked),
     )
+
+
+def _stalled_at(before: Connection, activity: Activity, now: float) -> float:
+    """Tells since when nothing was acknowledged; if the queue may have been empty meanwhile, since now."""
+    n_acked = activity.acked - before.acked
+    if not activity.unsent or n_acked >= before.unsent:
+        return now
+    return max(before.stalled_at, now - activity.since_heard) if n_acked else before.stalled_at
 
 
 def _trickle(

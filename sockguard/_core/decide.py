@@ -19,7 +19,7 @@ from sockguard._core.connection import Connection, Step
 from sockguard._core.facts import TcpState
 from sockguard._core.policy import Policy
 
-__all__ = ["OWNER_PATIENCE", "TIMEOUTS", "Action", "Reason", "Verdict", "decide", "next_at"]
+__all__ = ["OWNER_PATIENCE", "TIMEOUTS", "Action", "Reason", "Verdict", "decide", "first_look_after", "next_at"]
 
 _CLOSE, _CLOSE_WAIT = int(TcpState.CLOSE), int(TcpState.CLOSE_WAIT)
 
@@ -221,6 +221,21 @@ def next_at(connection: Connection, policy: Policy, now: float) -> float | None:
     elif spans and not dues:
         dues.append(now + min(spans))
     return max(min(dues), math.nextafter(now, math.inf)) if dues else None
+
+
+def first_look_after(policy: Policy) -> float | None:
+    """Tells how long after its opening a connection must first be looked at; None if not before its peer hangs up.
+
+    A part of the shortest time-out: so long nothing of it is kept, and what has moved until
+    then is taken to have moved just then.
+    """
+    spans = [
+        getattr(policy, timeout.setting)
+        for timeout in TIMEOUTS
+        if timeout.setting not in ("fin_timeout", "receive_rate_grace")
+    ]
+    spans.append(policy.receive_rate_grace if policy.min_receive_rate is not None else None)
+    return min((span / LOOKS_PER_TIMEOUT for span in spans if span is not None), default=None)
 
 
 def _due_at(c: Connection, policy: Policy, timeout: Timeout) -> float | None:

@@ -6,8 +6,8 @@ a few microseconds, waits for nobody, and whatever goes wrong in it stays in it.
 
 import _socket
 import os
-import socket
 import time
+import weakref
 from collections.abc import Callable, Iterable
 from typing import Any, Self
 
@@ -17,22 +17,17 @@ from sockguard._engine.announcer import Announcer
 from sockguard._engine.control import ControlServer
 from sockguard._engine.driver import Driver
 from sockguard._engine.insight import Insight
-from sockguard._engine.record import Record, running_loop
+from sockguard._engine.record import running_loop
 from sockguard._engine.registry import Registry
-from sockguard._engine.sites import Site, capture
+from sockguard._engine.sites import capture, capture_at
 from sockguard._engine.stalls import StallWatch
 from sockguard._engine.sweep import Sweep
-from sockguard._kernel.one_socket import SO_COOKIE
 
 __all__ = ["Guard"]
 
-_family = _socket.socket.family.__get__  # socket.socket makes an Enum of it, which takes longer than all else
-_type = _socket.socket.type.__get__
-_INET = frozenset({int(socket.AF_INET), int(socket.AF_INET6)})
-_STREAM = int(socket.SOCK_STREAM)
-_SOL_SOCKET = int(socket.SOL_SOCKET)
+_RawSocket = _socket.socket
+_ref = weakref.ref
 _now = time.monotonic
-_decode = int.from_bytes
 MAX_FAILURES = 10
 """Failures of the guard's own that are told; a guard that fails at each tick must not fill a disk."""
 
@@ -48,15 +43,18 @@ class Guard:
         on_exit: What leaving the `with` does.
         wrap: Wraps an attribute of a class until the guard is uninstalled.
         recent: Gives the last events, for the dump.
+        on_tick: Called at the end of each tick, with the time.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what joins it to the rest of the program; all but two can be left out
         self,
         policy: Policy,
         tell: Callable[[Event, float], object],
+        *,
         on_exit: Callable[[], object] | None = None,
         wrap: Callable[[Any, str, Any], object] | None = None,
         recent: Callable[[], Iterable[tuple[float, Event]]] = tuple,
+        on_tick: Callable[[float], object] | None = None,
     ) -> None:
         self.policy = policy
         self.n_failures = 0
@@ -64,13 +62,13 @@ class Guard:
         self.stalls = StallWatch()
         self._tell = tell
         self._on_exit = on_exit
+        self._on_tick = on_tick
         self.wrap = wrap
         self.insight = Insight(policy, self.registry, self.stalls, recent)
         self._sweep = Sweep(policy, self.registry, self.stalls, Announcer(policy, tell, self.insight.owner_of))
         self._control = ControlServer(self.insight.answer)
         self._driver = Driver(self.tick)
-        self._add = self.registry.add
-        self._on_death = self.registry.died.append
+        self._opened = self.registry.opened.append
 
     def __enter__(self) -> Self:
         return self
@@ -79,47 +77,30 @@ class Guard:
         if self._on_exit is not None:
             self._on_exit()
 
-    def adopt(self, sock: Any, raw: _socket.socket, is_server: bool) -> None:
+    def adopt(self, sock: Any, raw: _socket.socket, is_server: bool, listener: object = None) -> None:
         """Takes a connection into the guard; from any thread, and never raises.
 
         Args:
             sock: The object that owns the connection for the program; only weakly referred to.
             raw: The same, or what it wraps: a `_socket.socket`.
             is_server: We accepted it.
+            listener: Where: connections that one line accepts from one listener share their site.
         """
         try:
-            if _family(raw) not in _INET or _type(raw) != _STREAM:
-                return
+            if not isinstance(raw, _RawSocket):
+                return  # a stand-in of some test
+            site = capture(2) if listener is None else capture_at(listener, 2)
             loop = running_loop()
-            self._add(
-                Record(
-                    sock,
-                    self._on_death,
-                    raw.fileno(),
-                    _decode(raw.getsockopt(_SOL_SOCKET, SO_COOKIE, 8), "little"),
-                    _now(),
-                    is_server,
-                    None if loop is None else self.stalls.loop_ref(loop),
-                    capture(2),
-                )
-            )
+            loop_ref = None if loop is None else self.stalls.loop_ref(loop)
+            self._opened((_ref(sock), raw.fileno(), _now(), is_server, loop_ref, site))
         except Exception as error:  # noqa: BLE001 - nothing of ours may reach the application
             self.failed("adopt", error)
 
     def adopt_transport(self, transport: Any, loop: Any, is_server: bool) -> None:
         """Takes a transport in whose connection was accepted or connected in C; on its loop's thread."""
         try:
-            sock = transport.get_extra_info("socket")
-            if sock is None or sock.family not in _INET:
-                return
-            owner = transport if type(transport).__weakrefoffset__ else None
-            if owner is not None:
-                site: Site = capture(2)
-                self._add(
-                    Record(
-                        owner, self._on_death, sock.fileno(), None, _now(), is_server, self.stalls.loop_ref(loop), site
-                    )
-                )
+            if type(transport).__weakrefoffset__:
+                self._opened((_ref(transport), -1, _now(), is_server, self.stalls.loop_ref(loop), capture(2)))
         except Exception as error:  # noqa: BLE001 - nothing of ours may reach the application
             self.failed("adopt_transport", error)
 
@@ -138,6 +119,8 @@ class Guard:
         try:
             self._sweep.run(now)
             self._control.poll()
+            if self._on_tick is not None:
+                self._on_tick(now)
         except Exception as error:  # noqa: BLE001 - the guard survives its own mistakes
             self.failed("tick", error)
 

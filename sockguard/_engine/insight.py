@@ -20,11 +20,12 @@ from sockguard._engine.registry import Registry
 from sockguard._engine.stalls import StallWatch, where_is
 from sockguard._engine.transports import find_transport
 from sockguard._kernel.linux import look_at_self
+from sockguard._kernel.one_socket import read_cookie
 
 __all__ = ["Insight"]
 
-MAX_SEARCHED = 20
-"""Connections whose holders are searched for in one answer: each search may take some 50 ms."""
+MAX_SEARCH = 1.0
+"""Seconds for searching holders in one answer, however many connections are sick: who asks waits for 2 s."""
 
 
 class Insight:
@@ -56,22 +57,25 @@ class Insight:
     def known(self) -> dict[int, Known]:
         """Tells, by cookie, what is known of every connection; holders and owners of those that hung up."""
         found: dict[int, Known] = {}
-        n_searched = 0
         stalled = self._stalled()
-        for record in self._registry.records():
-            if record.cookie is None:
-                continue
-            is_sick = record.connection is not None and record.connection.is_hung_up
-            n_searched += is_sick
-            found[record.cookie] = self._known(record, stalled, is_searched=is_sick and n_searched <= MAX_SEARCHED)
+        search_until = self._clock() + MAX_SEARCH
+        for record in sorted(self._registry.records(), key=_is_sick, reverse=True):
+            cookie = record.cookie or _cookie_of(record())
+            if cookie is not None:
+                found[cookie] = self._known(record, stalled, search_until)
+        for ref, *_, site in list(self._registry.opened):  # since the last tick
+            if (cookie := _cookie_of(ref())) is not None:
+                found[cookie] = Known(created_at=site.frames())
         return found
 
-    def _known(self, record: Record, stalled: dict[int, Stall], *, is_searched: bool) -> Known:
+    def _known(self, record: Record, stalled: dict[int, Stall], search_until: float) -> Known:
         transport, sock, thread_id = _owners(record)
         thing = transport if transport is not None else sock
+        seconds = search_until - self._clock()
+        is_searched = _is_sick(record) and seconds > 0
         return Known(
             created_at=record.site.frames() if record.site is not None else None,
-            held_by=held_by(thing) or None if is_searched and thing is not None else None,
+            held_by=held_by(thing, seconds) or None if is_searched and thing is not None else None,
             ended_by_guard=record.is_ended_by_guard,
             stalled=stalled.get(thread_id) if thread_id is not None else None,
             owner=describe_owner(transport=transport, sock=sock, thread_id=thread_id) if is_searched else None,
@@ -89,8 +93,9 @@ class Insight:
     def answer(self) -> dict[str, object]:
         """Makes the answer of the control socket, as docs/reference/control-socket.md has it."""
         known = self.known()
+        by_cookie = {record.cookie: record for record in self._registry.records()}
         return {
-            "connections": [self._entry(r, known[r.cookie]) for r in self._registry.records() if r.cookie in known],
+            "connections": [self._entry(by_cookie[c], told) for c, told in known.items() if c in by_cookie],
             "stalled": [
                 {"thread": thread, "seconds": stall.seconds, "where": stall.where}
                 for thread, stall in self._stalled().items()
@@ -124,6 +129,18 @@ def _owners(record: Record) -> tuple[Any, Any, int | None]:
     if loop is not None:
         return find_transport(record, loop), None, thread_id
     return None, owner if record.has_object else None, thread_id
+
+
+def _is_sick(record: Record) -> bool:
+    return record.connection is not None and record.connection.is_hung_up
+
+
+def _cookie_of(owner: Any) -> int | None:
+    """Reads the cookie of a socket object; None if it is closed, or no socket."""
+    try:
+        return read_cookie(owner)
+    except (AttributeError, OSError, TypeError):
+        return None
 
 
 def _plain(value: object) -> object:

@@ -50,7 +50,7 @@ class Record(weakref.ref[Any]):
 
     fd: int
     cookie: int | None
-    """None until the guard's thread has read it (a transport of uvloop)."""
+    """None until the guard's thread has read it, at the first tick."""
     opened_at: float
     is_server: bool
     loop: LoopRef | None
@@ -114,13 +114,23 @@ class _Nobody:
 _NOBODY = _Nobody()
 
 
-def stranger(fd: int, cookie: int, now: float, *, is_server: bool) -> Record:
-    """Makes a record of a connection that nothing announced."""
+def stranger(fd: int, cookie: int | None, now: float, *, is_server: bool) -> Record:
+    """Makes a record of a connection whose owner is not known."""
     return Record(_NOBODY, None, fd, cookie, now, is_server, None, None)
 
 
 def running_loop() -> Any:
     """Gives the asyncio event loop that runs in this thread; None if asyncio is not even imported."""
+    return _get_running_loop[0]() if _get_running_loop else _first_running_loop()
+
+
+_get_running_loop: list[Callable[[], Any]] = []
+
+
+def _first_running_loop() -> Any:
     events = sys.modules.get("asyncio.events")
     get = getattr(events, "_get_running_loop", None)  # absent while asyncio is being imported
-    return get() if get is not None else None
+    if get is None:
+        return None
+    _get_running_loop.append(get)
+    return get()

@@ -1,22 +1,30 @@
 """Which connections does the guard watch? By descriptor, each with the cookie that says which connection is meant.
 
-Threads of the application only put records in, by operations that are atomic: a new
-record into a dict and onto a deque, a dead one onto another. All else is done by the one
-thread that ticks. So there is no lock that an accept() could wait for.
+Threads of the application only append what they have opened to a deque, which is atomic.
+All else is done by the one thread that ticks, so there is no lock that an accept() could
+wait for, and a connection that is closed before the next tick costs next to nothing: of
+those that have come and gone under one number, only the last is asked for.
 
-A connection that is closed before the next tick costs no more than that. Of those that
-have come and gone under one number, only the last is asked for.
+So identity begins at the first tick. If by then the object has let go of its descriptor
+(`SSLContext.wrap_socket` and `detach()` hand it on), whatever connection has that number
+is taken in; it is one of this process, and nobody else has announced it.
 """
 
 from collections import deque
 from collections.abc import Iterator
+from typing import Any
 
-from sockguard._engine.record import Record
+from sockguard._engine.record import LoopRef, Record, stranger
+from sockguard._engine.sites import Site
 
-__all__ = ["Registry"]
+__all__ = ["Entry", "Registry"]
 
 MAX_GHOSTS = 4096
 """Connections remembered that this process has closed while a forked child may hold them, some 100 bytes each."""
+
+Entry = tuple[Any, int, float, bool, LoopRef | None, Site]
+"""What is known of a connection when it is opened: a weak reference to its owner, the descriptor (-1 where
+the owner is a transport, which will tell), the instant, whether we accepted it, its event loop and its site."""
 
 
 class Registry:
@@ -24,23 +32,48 @@ class Registry:
 
     def __init__(self) -> None:
         self.by_fd: dict[int, Record] = {}
-        self.died: deque[Record] = deque()
+        self.opened: deque[Entry] = deque()
+        """What was opened since the last tick; appended to from any thread."""
         self._new: deque[Record] = deque()
+        self._died: deque[Record] = deque()
+        self._displaced: list[Record] = []
         self._ghosts: dict[int, Record] = {}
         self._has_forked = False
 
-    def add(self, record: Record) -> None:
-        """Takes a new connection in; from any thread."""
-        self.by_fd[record.fd] = record
+    def enlist(self) -> None:
+        """Makes records of what was opened, the last of each descriptor."""
+        last: dict[int, Entry] = {}
+        for _ in range(len(self.opened)):
+            entry = self.opened.popleft()
+            fd = entry[1] if entry[1] >= 0 else _fd_of(entry[0]())
+            if fd >= 0:
+                last[fd] = entry
+        for fd, entry in last.items():
+            self._enlist(fd, entry)
+
+    def _enlist(self, fd: int, entry: Entry) -> None:
+        ref, given_fd, opened_at, is_server, loop, site = entry
+        owner, old = ref(), self.by_fd.get(fd)
+        if old is not None:
+            if owner is not None and old() is owner:
+                return  # the same, announced again: connect_ex() that asks how far it is
+            self._displaced.append(old)
+        if owner is None or (given_fd >= 0 and owner.fileno() != fd):
+            record = stranger(fd, None, opened_at, is_server=is_server)
+            record.loop, record.site = loop, site
+        else:
+            record = Record(owner, self._died.append, fd, None, opened_at, is_server, loop, site)
+        self.by_fd[fd] = record
         self._new.append(record)
 
     def take_new(self) -> Iterator[Record]:
-        """Takes out the records that nobody has looked at yet, the last of each descriptor."""
+        """Takes out the records that nobody has looked at yet."""
+        self.enlist()
         return self._take(self._new)
 
     def take_died(self) -> Iterator[Record]:
         """Takes out the records whose object has died, as far as they still matter."""
-        return self._take(self.died)
+        return self._take(self._died)
 
     def _take(self, queue: deque[Record]) -> Iterator[Record]:
         for _ in range(len(queue)):
@@ -48,10 +81,14 @@ class Registry:
             if self.by_fd.get(record.fd) is record:
                 yield record
 
+    def take_displaced(self) -> list[Record]:
+        """Takes out the records whose number was given to another connection."""
+        displaced, self._displaced = self._displaced, []
+        return displaced
+
     def postpone(self, record: Record) -> None:
-        """Puts a record back among the new ones, if its descriptor has no newer one."""
-        if self.by_fd.get(record.fd) is record:
-            self._new.append(record)
+        """Puts a record back among the new ones."""
+        self._new.append(record)
 
     def forget(self, record: Record) -> None:
         """Drops a connection that this process has closed.
@@ -82,8 +119,15 @@ class Registry:
         """Takes note, in the parent, that from now on a child may hold what is closed here."""
         self._has_forked = True
 
-    def after_fork_in_child(self) -> list[Record]:
-        """Starts anew in a forked child, and lists what it has inherited."""
+    def after_fork_in_child(self) -> None:
+        """Starts anew in a forked child, with what it has inherited."""
         self._ghosts.clear()
         self._new.clear()
-        return self.records()
+
+
+def _fd_of(transport: Any) -> int:
+    """Tells the descriptor of a transport; -1 if it has none any more."""
+    if transport is None or transport.is_closing():
+        return -1
+    sock = transport.get_extra_info("socket")
+    return -1 if sock is None else int(sock.fileno())

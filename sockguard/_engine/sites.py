@@ -22,11 +22,12 @@ Line numbers, file names and the choice of what is worth showing wait until some
 import contextlib
 import os
 import sys
+import weakref
 from collections.abc import Iterable, Iterator
 from types import CodeType, FrameType
 from typing import NamedTuple
 
-__all__ = ["Site", "capture", "is_own", "main_line", "place", "table_size"]
+__all__ = ["Site", "capture", "capture_at", "is_own", "main_line", "place", "table_size"]
 
 MAX_SITES = 4096
 """Distinct stacks that are remembered, about 0.5 KiB each. A program has some dozens; one
@@ -156,6 +157,27 @@ def capture(depth: int = 1) -> Site:
     if site is None:
         site = _learn(a, key)
     return _read(a, key, h.f_back) if site is _DEEPER else site
+
+
+def capture_at(owner: object, depth: int = 1) -> Site:
+    """Finds the site of the running call as `capture` does, for an owner that makes the same call again and again.
+
+    If it is the same line that calls for the same owner, it is taken to have been called
+    from the same place. That costs a quarter of a look at eight frames.
+    """
+    frame = sys._getframe(depth)  # noqa: SLF001
+    line = id(frame.f_code) + frame.f_lasti
+    known = _by_owner.get(id(owner))
+    if known is not None and known[1] == line and known[0]() is owner:
+        return known[2]
+    if len(_by_owner) >= MAX_SITES:
+        _by_owner.clear()
+    site = capture(depth + 1)
+    _by_owner[id(owner)] = (weakref.ref(owner), line, site)
+    return site
+
+
+_by_owner: "dict[int, tuple[weakref.ref[object], int, Site]]" = {}
 
 
 def table_size() -> int:

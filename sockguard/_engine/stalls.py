@@ -42,10 +42,9 @@ class StallWatch:
 
     def loop_ref(self, loop: Any) -> LoopRef:
         """Gives the reference of the loop that runs in this thread, a new one for a new loop; hot."""
-        thread_id = _get_ident()
         ref = self._loops.get(id(loop))
-        if ref is None or ref.ref() is not loop or ref.thread_id != thread_id:
-            self._loops[id(loop)] = ref = LoopRef(loop, thread_id)
+        if ref is None or ref.ref() is not loop:
+            self._loops[id(loop)] = ref = LoopRef(loop, _get_ident())
         return ref
 
     def stalled(self) -> list[LoopRef]:

@@ -9,7 +9,7 @@ import dataclasses
 from typing import Any
 
 from sockguard._core.connection import Connection, Step
-from sockguard._core.decide import TIMEOUTS, next_at
+from sockguard._core.decide import first_look_after, next_at
 from sockguard._core.facts import TcpState
 from sockguard._core.policy import Policy
 from sockguard._core.timers import Wheel
@@ -32,7 +32,7 @@ __all__ = ["Sweep"]
 
 WATCH_EVERY = 1.0
 """Seconds between two looks at descriptors and event loops."""
-_CLOSE, _SYN_SENT = int(TcpState.CLOSE), int(TcpState.SYN_SENT)
+_CLOSE, _SYN_SENT, _LISTEN = int(TcpState.CLOSE), int(TcpState.SYN_SENT), int(TcpState.LISTEN)
 
 
 class Sweep:
@@ -41,7 +41,7 @@ class Sweep:
     def __init__(self, policy: Policy, registry: Registry, stalls: StallWatch, announcer: Announcer) -> None:
         self._policy = policy
         self._hurried = _under_pressure(policy)
-        self._limits_life = limits_life(policy)
+        self._first_look_after = first_look_after(policy)
         self._registry = registry
         self._announcer = announcer
         self._now = 0.0
@@ -63,10 +63,7 @@ class Sweep:
         self._now = self._announcer.now = now
         if not self._peers.is_intact:
             self.start_anew()
-        for record in self._registry.take_new():
-            self._admit(record)
-        for record in self._registry.take_died():
-            self._look(record)
+        self._take_stock()
         for fd in {*self._peers.drain(), *self._wheel.pop_due(now)}:
             if (found := self._registry.by_fd.get(fd)) is not None:
                 self._look(found)
@@ -75,6 +72,15 @@ class Sweep:
         if now - self._watched_at >= WATCH_EVERY:
             self._watched_at = now
             self._watch_host()
+
+    def _take_stock(self) -> None:
+        """Admits what is new, and takes note of what is gone."""
+        for record in self._registry.take_new():
+            self._admit(record)
+        for record in self._registry.take_displaced():
+            self._on_close(record)
+        for record in self._registry.take_died():
+            self._look(record)
 
     def start_anew(self) -> None:
         """Builds the watch anew and admits all connections to it: after a fork, or if the program closed it."""
@@ -93,16 +99,17 @@ class Sweep:
         """Begins to watch a connection that outlived its first tick."""
         try:
             with self._borrower.borrow(record.fd, record.cookie) as sock:
-                if not _is_ready(record, sock):
+                if not _is_established(sock):
                     self._registry.postpone(record)
                     return
+                record.cookie = record.cookie or read_cookie(sock)
                 self._keep_alive(sock)
         except (Gone, OSError):
             self._registry.forget(record)
             return
         self._peers.add(record.fd)
-        if self._limits_life:
-            self._look(record)
+        if self._first_look_after is not None:
+            self._wheel.schedule(record.fd, record.opened_at + self._first_look_after)
 
     def _keep_alive(self, sock: Any) -> None:
         if self._policy.keepalive is not None and self._policy.mode == "enforce":
@@ -174,36 +181,16 @@ class Sweep:
             self._announcer.stalled(stall)
 
 
-def limits_life(policy: Policy) -> bool:
-    """Tells whether a connection must be looked at before its peer hangs up, as the policy limits more than that."""
-    settings = {timeout.setting for timeout in TIMEOUTS} - {"fin_timeout", "receive_rate_grace"} | {"min_receive_rate"}
-    return any(getattr(policy, setting) is not None for setting in settings)
-
-
-def _is_ready(record: Record, sock: Any) -> bool:
-    """Tells whether a connection is made, and makes sure which one it is.
+def _is_established(sock: Any) -> bool:
+    """Tells whether a connection is made; a socket that listens is none, and never will be.
 
     Raises:
-        Gone: Its transport is closing.
-        OSError: It is closed.
+        Gone: It listens.
+        OSError: It is no TCP socket.
     """
-    if not record.is_server and not _is_established(sock):
-        return False
-    if record.cookie is None:
-        if _is_closing(record):
-            raise Gone
-        record.cookie = read_cookie(sock)
-    return True
-
-
-def _is_closing(record: Record) -> bool:
-    """Tells whether the transport is closing, so that its descriptor may be another's by now."""
-    transport = record()
-    return transport is None or bool(transport.is_closing())
-
-
-def _is_established(sock: Any) -> bool:
     state = read_tcp_info(sock).state
+    if state == _LISTEN:
+        raise Gone
     return state != _SYN_SENT and (state != _CLOSE or was_ever_connected(sock))
 
 

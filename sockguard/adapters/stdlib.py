@@ -33,7 +33,7 @@ def _accept(guard: Guard) -> Wrapper:
             raise
         if guard.sheds_dead:
             accepted = _shed(instance, accepted, wrapped)
-        guard.adopt(accepted[0], accepted[0], True)
+        guard.adopt(accepted[0], accepted[0], True, instance)
         return accepted
 
     return accept
