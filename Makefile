@@ -8,6 +8,10 @@ INSTALL ?= .
 # More words for pytest, a benchmark or the corpus: make test ARGS="-k leaks -x"
 ARGS    ?=
 
+BENCH_VENV   ?= .venv-bench
+# The newest 3.12 of pyenv, else whichever Python: the one version that the guard's figures are of.
+BENCH_PYTHON ?= $(firstword $(shell ls -rd $(HOME)/.pyenv/versions/3.12.*/bin/python 2>/dev/null) $(PYTHON))
+BENCH_READY  := $(BENCH_VENV)/.ready
 GROUPS  := tests typing lint benchmarks
 CORPUS  := ../shared/corpus
 PY      := $(VENV)/bin/python
@@ -16,11 +20,11 @@ READY   := $(VENV)/.ready
 WANTED   = $(if $(filter .,$(INSTALL)),-e) '$(INSTALL)[all]' $(GROUPS:%=--group %)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check docs bench corpus clean
+.PHONY: help setup demo test check docs bench bench-guard differential corpus clean
 
 help: ## List the targets
 	@echo 'make TARGET [PYTHON=python3.12] [ARGS="..."]'
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1\t\2/p' Makefile | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' Makefile | expand -t 16
 
 setup: $(READY) ## Make .venv with sockguard and the tools; fast when it is there
 
@@ -53,20 +57,39 @@ check: $(READY) ## Lint, format, types, architecture
 docs: ## Check that the links of all Markdown files hold
 	$(PYTHON) tools/check_links.py
 
-bench: $(READY) ## Run every benchmark, and write docs/reference/benchmarks.md
-	@for bench in benchmarks/bench_*.py; do \
-	    [ -e "$$bench" ] || { echo "no benchmarks/bench_*.py"; exit 1; }; \
+bench: $(READY) ## Run the short benchmarks, and write docs/reference/benchmarks.md
+	@for bench in $(filter-out benchmarks/bench_guard_%,$(wildcard benchmarks/bench_*.py)); do \
 	    echo "== $$bench"; $(PY) "$$bench" $(ARGS) || exit 1; \
 	done
 	$(PY) benchmarks/render.py
 
+# The programs that the guard is measured with: uvloop, uvicorn and gunicorn of the versions in benchmarks/requirements.txt,
+# strace and wrk. Where the last two are missing and cannot be had, their benchmarks say that they are skipped.
+$(BENCH_READY): pyproject.toml benchmarks/requirements.txt
+	@echo "Setting up $(BENCH_VENV) (less than a minute) ..."
+	@$(BENCH_PYTHON) -m venv $(BENCH_VENV) \
+	    && $(BENCH_VENV)/bin/python -m pip install --quiet -e . -r benchmarks/requirements.txt
+	@{ command -v strace && command -v wrk; } >/dev/null || apt-get install -qq -y --no-install-recommends strace wrk >/dev/null \
+	    || echo "Could not install strace and wrk; going on without."
+	@touch $@
+
+bench-guard: $(BENCH_READY) ## Run the benchmarks of the guard: 25 minutes, with ARGS=--quick 3
+	@bad=0; for bench in benchmarks/bench_guard_*.py; do \
+	    echo "== $$bench"; $(BENCH_VENV)/bin/python "$$bench" $(ARGS) || bad=1; \
+	done; $(BENCH_VENV)/bin/python benchmarks/render.py && exit $$bad
+
+# Seeds differ from run to run and are printed: make differential ARGS="--seed 5".
+differential: $(READY) ## Play 100,000 connections against bare and guarded servers, and compare
+	PYTHONSAFEPATH=1 PYTHONPATH=tests $(PY) -m differential $(ARGS)
+
 # On a copy, as the runner writes its results beside itself.
-corpus: $(READY) ## Judge `sockguard report` by the corpus of real leaks, where it is at hand
+corpus: $(READY) ## Judge report and guard by the corpus of real leaks, where it is at hand
 	@if [ ! -x $(CORPUS)/run_all.sh ]; then echo "SKIPPED: $(CORPUS) is not here"; exit 0; fi; \
 	copy=$$(mktemp -d) && trap 'rm -rf "$$copy"' EXIT && cp -r $(CORPUS)/. "$$copy" && chmod -R u+w "$$copy" \
 	&& CORPUS_INSTALL="$(CURDIR)[cli]" CORPUS_REPORT="$(abspath $(PY)) -m sockguard report" "$$copy"/run_all.sh $(ARGS) \
-	&& $(PY) tools/corpus_healthy.py "$$copy" "$${CORPUS_VENVS:-$${XDG_CACHE_HOME:-$$HOME/.cache}/sockguard-corpus}"
+	&& $(PY) tools/corpus_healthy.py "$$copy" "$${CORPUS_VENVS:-$${XDG_CACHE_HOME:-$$HOME/.cache}/sockguard-corpus}" \
+	&& $(PY) tools/corpus_guarded.py "$$copy"
 
 clean: ## Remove what the other targets made
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(BENCH_VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find sockguard tests tools benchmarks -name __pycache__ -prune -exec rm -rf {} +

@@ -28,7 +28,7 @@ __all__ = ["Findings", "Strangers"]
 SOONEST, LATEST = 0.5, 2.0
 """Seconds between two scans: the first as long as they find something, the second while they do not."""
 SHARE = 0.002
-"""Of the time, at most, is spent on scans: with 100,000 sockets on the machine they become rarer."""
+"""Of one core, at most, is spent on scans: with 100,000 sockets on the machine they become rarer."""
 
 
 class Findings(NamedTuple):
@@ -56,7 +56,7 @@ class Strangers:
         """Scans, if it is time to; None if it is not."""
         if now < self._due_at or self._is_refused:
             return None
-        began_at = time.monotonic()
+        began_at = time.thread_time()
         try:
             findings = self._scan(now)
         except KernelUnavailable as error:
@@ -67,7 +67,7 @@ class Strangers:
             return None  # no descriptor is free for the moment
         has_found = bool(findings.strangers or findings.ghosts)
         self._every = SOONEST if has_found else min(2 * self._every, LATEST)
-        self._due_at = now + max(self._every, (time.monotonic() - began_at) / SHARE)
+        self._due_at = now + max(self._every, (time.thread_time() - began_at) / SHARE)
         return findings
 
     def _scan(self, now: float) -> Findings:

@@ -37,7 +37,7 @@ class Blank:
             self.socket = _socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         else:
             # Family and type are claims. IPv6 makes room for addresses of both families, and
-            # with "non-blocking" Python leaves O_NONBLOCK alone (see pidfd.py).
+            # "non-blocking" keeps setdefaulttimeout() out of it (see pidfd.py).
             claims = (socket.AF_INET6, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, 0)
             self.socket = _socket.socket(*claims, fileno=os.dup(twin.fileno()))
         self._cookie = self.socket.getsockopt(_SOCKET, SO_COOKIE, 8)

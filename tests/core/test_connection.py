@@ -104,10 +104,15 @@ def test_progress_between_two_looks(
     [
         pytest.param(20, {"unsent": 20}, FIRST, id="queued all the time"),
         pytest.param(20, {"unsent": 70}, FIRST, id="more is queued"),
-        pytest.param(20, {"unsent": 10, "acked": 90}, SECOND, id="acknowledged"),
-        pytest.param(20, {"unsent": 20, "acked": 90}, SECOND, id="acknowledged, and as much is queued again"),
+        pytest.param(
+            20, {"unsent": 10, "acked": 90}, SECOND - 2.0, id="acknowledged: not after the peer was last heard"
+        ),
+        pytest.param(20, {"unsent": 10, "acked": 90, "since_heard": 25.0}, FIRST, id="never earlier than was known"),
+        pytest.param(
+            20, {"unsent": 20, "acked": 100}, SECOND, id="all acknowledged, and as much is queued: since when?"
+        ),
         pytest.param(0, {"unsent": 20}, SECOND, id="queued since"),
-        pytest.param(20, {"unsent": 0}, SECOND, id="nothing is queued"),
+        pytest.param(20, {"unsent": 0, "acked": 100}, SECOND, id="nothing is queued"),
     ],
 )
 def test_stall_counts_while_data_is_queued_and_nothing_acknowledged(

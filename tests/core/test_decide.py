@@ -20,6 +20,7 @@ from sockguard._core.decide import (
     Reason,
     Verdict,
     decide,
+    first_look_after,
     next_at,
 )
 from sockguard._core.policy import Policy
@@ -246,6 +247,22 @@ def test_when_to_look_again(policy: Policy, c: Connection, seconds: float | None
     assert next_at(c, policy, NOW) == (None if seconds is None else NOW + seconds)
 
 
+@pytest.mark.parametrize(
+    ("policy", "seconds"),
+    [
+        case(Policy(), None, id="only what hangs up"),
+        case(Policy(half_close="close"), None, id="only what hangs up, strictly"),
+        case(Policy(idle_timeout=16.0), 2.0, id="one limit"),
+        case(Policy(idle_timeout=16.0, first_byte_timeout=8.0, max_lifetime=1e6), 1.0, id="the shortest"),
+        case(Policy(min_receive_rate=500.0, receive_rate_grace=4.0), 0.5, id="a rate"),
+        case(Policy(receive_rate_grace=4.0), None, id="a grace for no rate"),
+    ],
+)
+def test_when_to_look_first(policy: Policy, seconds: float | None) -> None:
+    """Soon enough for every clause; never, where the kernel tells of all that can come due."""
+    assert first_look_after(policy) == seconds
+
+
 # Laws
 
 ANY_STEP = st.sampled_from(Step)
@@ -308,6 +325,16 @@ def test_nothing_falls_due_before_the_next_look(c: Connection, policy: Policy, p
     then = now + 2.0**power if at is None else now + (at - now) * part
     if at is None or then < at:
         assert decide(c, policy, then).action is Action.KEEP
+
+
+@pytest.mark.slow
+@given(policies(), st.booleans(), st.floats(0.0, 1.0), st.integers(-3, 20))
+def test_nothing_falls_due_before_the_first_look(policy: Policy, is_server: bool, part: float, power: int) -> None:
+    """A connection that is open, and of which nothing is known yet, can wait for that long."""
+    after = first_look_after(policy)
+    now = OPENED + (2.0**power if after is None else after * part)
+    c = connection(is_server=is_server, looked_at=now)
+    assert decide(c, policy, now) == Verdict(Action.KEEP)
 
 
 @pytest.mark.slow

@@ -98,8 +98,9 @@ def test_blocking_mode_of_the_owner_is_untouched(default: float | None, is_block
         socket.setdefaulttimeout(default)
         try:
             with contextlib.closing(Borrower()) as borrower:
-                with borrower.borrow(fd):
+                with borrower.borrow(fd) as lent:
                     assert os.get_blocking(fd) == is_blocking
+                    assert lent.gettimeout() == 0.0
                 assert os.get_blocking(fd) == is_blocking
         finally:
             socket.setdefaulttimeout(None)

@@ -1,0 +1,37 @@
+"""The columns of the fault matrix: nine ways to write a server in Python."""
+
+import importlib.util
+from typing import NamedTuple
+
+__all__ = ["COLUMNS", "Column"]
+
+
+class Column(NamedTuple):
+    """A kind of server: its program in servers/, and what must be installed for it."""
+
+    name: str
+    title: str
+    program: str
+    needs: tuple[str, ...] = ()
+    has_parked_threads: bool = False
+    """A handler that hangs has a thread or process of its own: only it can let go of the descriptor."""
+
+    @property
+    def missing(self) -> list[str]:
+        return [name for name in self.needs if not importlib.util.find_spec(name)]
+
+
+COLUMNS = {
+    column.name: column
+    for column in (
+        Column("threads", "socket and threads", "threads.py", has_parked_threads=True),
+        Column("threading-tcp", "ThreadingTCPServer", "threading_tcp.py", has_parked_threads=True),
+        Column("forking-tcp", "ForkingTCPServer", "forking_tcp.py", has_parked_threads=True),
+        Column("selectors", "selectors loop", "selectors_loop.py"),
+        Column("streams", "asyncio streams", "asyncio_streams.py"),
+        Column("protocol", "asyncio protocol", "asyncio_protocol.py"),
+        Column("uvloop", "uvloop", "uvloop_protocol.py", ("uvloop",)),
+        Column("anyio-trio", "anyio on trio", "anyio_trio.py", ("anyio", "trio")),
+        Column("gevent", "gevent", "greenlets.py", ("gevent",)),
+    )
+}
