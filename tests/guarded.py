@@ -24,7 +24,7 @@ class Driven:
         """Takes a socket in, as accept() or connect() would, and gives its record."""
         fd = sock.fileno()
         self.guard.adopt(sock, sock, is_server)
-        self.guard.registry.enlist()
+        self.guard.registry.enlist(self.now)
         return self.guard.registry.by_fd[fd]
 
     def tick(self, after: float = 0.25) -> None:

@@ -66,6 +66,7 @@ class Guard:
         self.wrap = wrap
         self.insight = Insight(policy, self.registry, self.stalls, recent)
         self._sweep = Sweep(policy, self.registry, self.stalls, Announcer(policy, tell, self.insight.owner_of))
+        self.descriptors = self._sweep.descriptors
         self._control = ControlServer(self.insight.answer)
         self._driver = Driver(self.tick)
         self._opened = self.registry.opened.append
@@ -92,7 +93,7 @@ class Guard:
             site = capture(2) if listener is None else capture_at(listener, 2)
             loop = running_loop()
             loop_ref = None if loop is None else self.stalls.loop_ref(loop)
-            self._opened((_ref(sock), raw.fileno(), _now(), is_server, loop_ref, site))
+            self._opened((_ref(sock), raw.fileno(), is_server, loop_ref, site))
         except Exception as error:  # noqa: BLE001 - nothing of ours may reach the application
             self.failed("adopt", error)
 
@@ -100,19 +101,14 @@ class Guard:
         """Takes a transport in whose connection was accepted or connected in C; on its loop's thread."""
         try:
             if type(transport).__weakrefoffset__:
-                self._opened((_ref(transport), -1, _now(), is_server, self.stalls.loop_ref(loop), capture(2)))
+                self._opened((_ref(transport), -1, is_server, self.stalls.loop_ref(loop), capture_at(loop, 2)))
         except Exception as error:  # noqa: BLE001 - nothing of ours may reach the application
             self.failed("adopt_transport", error)
 
     def was_refused(self) -> None:
         """Takes note that accept() failed for want of descriptors: dead connections are to go first."""
-        self._sweep.descriptors.refused_at = _now()
+        self.descriptors.refused_at = _now()
         self._driver.wake()
-
-    @property
-    def sheds_dead(self) -> bool:
-        """Tells whether accept() should close connections that are over before they are served."""
-        return self._sweep.sheds_dead
 
     def tick(self, now: float) -> None:
         """Does all that is due; called by the driver, or by hand with a clock of one's own. Never raises."""

@@ -27,6 +27,8 @@ class DescriptorWatch:
         self.limit: int | None = None
         self.refused_at: float | None = None
         """When accept() last failed with EMFILE or ENFILE."""
+        self.sheds_dead = False
+        """Whether accept() should close connections that are over before they are served."""
         self._is_near = False
 
     def is_pressing(self, now: float) -> bool:

@@ -22,9 +22,11 @@ __all__ = ["Entry", "Registry"]
 MAX_GHOSTS = 4096
 """Connections remembered that this process has closed while a forked child may hold them, some 100 bytes each."""
 
-Entry = tuple[Any, int, float, bool, LoopRef | None, Site]
+Entry = tuple[Any, int, bool, LoopRef | None, Site]
 """What is known of a connection when it is opened: a weak reference to its owner, the descriptor (-1 where
-the owner is a transport, which will tell), the instant, whether we accepted it, its event loop and its site."""
+the owner is a transport, which will tell), whether we accepted it, its event loop and its site.
+
+When it was opened is taken to be the next tick, so that no time-out of it comes early."""
 
 
 class Registry:
@@ -40,7 +42,7 @@ class Registry:
         self._ghosts: dict[int, Record] = {}
         self._has_forked = False
 
-    def enlist(self) -> None:
+    def enlist(self, now: float) -> None:
         """Makes records of what was opened, the last of each descriptor."""
         last: dict[int, Entry] = {}
         for _ in range(len(self.opened)):
@@ -49,26 +51,26 @@ class Registry:
             if fd >= 0:
                 last[fd] = entry
         for fd, entry in last.items():
-            self._enlist(fd, entry)
+            self._enlist(fd, entry, now)
 
-    def _enlist(self, fd: int, entry: Entry) -> None:
-        ref, given_fd, opened_at, is_server, loop, site = entry
+    def _enlist(self, fd: int, entry: Entry, now: float) -> None:
+        ref, given_fd, is_server, loop, site = entry
         owner, old = ref(), self.by_fd.get(fd)
         if old is not None:
             if owner is not None and old() is owner:
                 return  # the same, announced again: connect_ex() that asks how far it is
             self._displaced.append(old)
         if owner is None or (given_fd >= 0 and owner.fileno() != fd):
-            record = stranger(fd, None, opened_at, is_server=is_server)
+            record = stranger(fd, None, now, is_server=is_server)
             record.loop, record.site = loop, site
         else:
-            record = Record(owner, self._died.append, fd, None, opened_at, is_server, loop, site)
+            record = Record(owner, self._died.append, fd, None, now, is_server, loop, site)
         self.by_fd[fd] = record
         self._new.append(record)
 
-    def take_new(self) -> Iterator[Record]:
+    def take_new(self, now: float) -> Iterator[Record]:
         """Takes out the records that nobody has looked at yet."""
-        self.enlist()
+        self.enlist(now)
         return self._take(self._new)
 
     def take_died(self) -> Iterator[Record]:

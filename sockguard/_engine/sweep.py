@@ -6,6 +6,7 @@ are not touched.
 
 import contextlib
 import dataclasses
+import errno
 from typing import Any
 
 from sockguard._core.connection import Connection, Step
@@ -55,7 +56,7 @@ class Sweep:
         self._stalls = stalls
         self.descriptors = DescriptorWatch()
         self._watched_at = -WATCH_EVERY
-        self.sheds_dead = policy.shed_dead_on_accept == "always" and policy.mode == "enforce"
+        self.descriptors.sheds_dead = policy.shed_dead_on_accept == "always" and policy.mode == "enforce"
         self._is_queue_full = False
 
     def run(self, now: float) -> None:
@@ -75,7 +76,7 @@ class Sweep:
 
     def _take_stock(self) -> None:
         """Admits what is new, and takes note of what is gone."""
-        for record in self._registry.take_new():
+        for record in self._registry.take_new(self._now):
             self._admit(record)
         for record in self._registry.take_displaced():
             self._on_close(record)
@@ -124,8 +125,9 @@ class Sweep:
         except Gone:
             self._on_close(record)
             return
-        except OSError:
-            self._registry.forget(record)  # no TCP connection after all
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE):  # no descriptor to look with: at the next tick, then
+                self._registry.forget(record)  # no TCP connection after all
             return
         if connection.is_hung_up:
             self._report(record, connection, is_new=not was_hung_up)
@@ -170,7 +172,7 @@ class Sweep:
         is_newly_near = self.descriptors.check()
         is_pressing = self.descriptors.is_pressing(self._now)
         if self._policy.shed_dead_on_accept == "pressure" and self._policy.mode == "enforce":
-            self.sheds_dead = is_pressing or self._is_queue_full
+            self.descriptors.sheds_dead = is_pressing or self._is_queue_full
         if is_pressing:
             hung_up = [r for r in self._registry.records() if r.connection is not None and r.connection.is_hung_up]
             if is_newly_near:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sockguard._engine.guard import Guard
-from sockguard._engine.hooks import Hook, Wrapper
+from sockguard._engine.hooks import Hook, Replacement
 from sockguard._kernel.activity import is_over
 
 __all__ = ["hooks"]
@@ -23,20 +23,25 @@ def hooks(guard: Guard) -> list[Hook]:
     return [Hook("socket", "socket.accept", _accept(guard)), *_connects(guard)]
 
 
-def _accept(guard: Guard) -> Wrapper:
-    def accept(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        try:
-            accepted = wrapped(*args, **kwargs)
-        except OSError as error:
-            if error.errno in NO_DESCRIPTOR:
-                guard.was_refused()
-            raise
-        if guard.sheds_dead:
-            accepted = _shed(instance, accepted, wrapped)
-        guard.adopt(accepted[0], accepted[0], True, instance)
-        return accepted
+def _accept(guard: Guard) -> Replacement:
+    adopt, descriptors = guard.adopt, guard.descriptors
 
-    return accept
+    def make(theirs: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def accept(self: Any) -> Any:
+            try:
+                accepted = theirs(self)
+            except OSError as error:
+                if error.errno in NO_DESCRIPTOR:
+                    guard.was_refused()
+                raise
+            if descriptors.sheds_dead:
+                accepted = _shed(self, accepted, theirs)
+            adopt(accepted[0], accepted[0], True, self)
+            return accepted
+
+        return accept
+
+    return Replacement(make)
 
 
 def _connects(guard: Guard) -> list[Hook]:
@@ -58,7 +63,7 @@ def _connects(guard: Guard) -> list[Hook]:
     return [Hook("socket", "socket.connect", connect), Hook("socket", "socket.connect_ex", connect_ex)]
 
 
-def _shed(listener: Any, accepted: Any, accept: Callable[[], Any]) -> Any:
+def _shed(listener: Any, accepted: Any, accept: Callable[[Any], Any]) -> Any:
     """Closes accepted connections that are over and empty, as long as accept() gives another at once.
 
     Only for a listener whose accept() never waits: its program expects that nobody is
@@ -66,5 +71,5 @@ def _shed(listener: Any, accepted: Any, accept: Callable[[], Any]) -> Any:
     """
     while listener.gettimeout() == 0 and is_over(accepted[0]):
         accepted[0].close()
-        accepted = accept()
+        accepted = accept(listener)
     return accepted

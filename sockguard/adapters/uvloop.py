@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sockguard._engine.guard import Guard
-from sockguard._engine.hooks import Hook
+from sockguard._engine.hooks import Hook, Replacement
 from sockguard._engine.record import running_loop
 
 __all__ = ["hooks"]
@@ -47,18 +47,16 @@ def _watch_class(guard: Guard, protocol: type, *, is_server: bool) -> None:
     if protocol.__flags__ & IMMUTABLE or guard.wrap is None:
         return  # of such connections only the kernel's list will tell
 
-    def connection_made(
-        wrapped: Callable[..., Any],
-        instance: Any,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> Any:
-        loop = running_loop()
-        if args and loop is not None and type(loop).__module__.startswith("uvloop"):
-            guard.adopt_transport(args[0], loop, is_server)
-        return wrapped(*args, **kwargs)
+    def make(theirs: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+        def connection_made(self: Any, transport: Any) -> Any:
+            loop = running_loop()
+            if type(loop).__module__.startswith("uvloop"):
+                guard.adopt_transport(transport, loop, is_server)
+            return theirs(self, transport)
 
-    guard.wrap(protocol, "connection_made", connection_made)
+        return connection_made
+
+    guard.wrap(protocol, "connection_made", Replacement(make))
 
 
 IMMUTABLE = 1 << 8

@@ -1,12 +1,13 @@
 """How a function of somebody else's is wrapped, and how that is undone: wrapt, with the inverses that it lacks."""
 
+import functools
 import importlib
 import sys
 import types
 from collections.abc import Callable
 from typing import Any
 
-from sockguard._engine.hooks import Hook, Wrapper
+from sockguard._engine.hooks import Hook, Replacement, Wrapper
 
 __all__ = ["Wrappings"]
 
@@ -56,10 +57,14 @@ class Wrappings:
         if not waiting.get(module):
             waiting.pop(module, None)
 
-    def wrap(self, owner: Any, name: str, wrapper: Wrapper) -> None:
+    def wrap(self, owner: Any, name: str, wrapper: Wrapper | Replacement) -> None:
         """Wraps an attribute of a class, and remembers how it was."""
         is_own, original = name in vars(owner), vars(owner).get(name)
-        self._wrapt.wrap_function_wrapper(owner, name, wrapper)
+        if isinstance(wrapper, Replacement):
+            theirs = getattr(owner, name)
+            setattr(owner, name, functools.wraps(theirs)(wrapper.make(theirs)))
+        else:
+            self._wrapt.wrap_function_wrapper(owner, name, wrapper)
         self._undo.append((lambda: setattr(owner, name, original)) if is_own else (lambda: delattr(owner, name)))
 
     def undo(self) -> None:

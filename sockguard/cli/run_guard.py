@@ -85,6 +85,7 @@ def _log_to_stderr(level: str) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     handler.setLevel(level)
+    handler.addFilter(lambda _: not logging.getLogger().handlers)  # the program's own write it, and once is enough
     logger = logging.getLogger("sockguard")
     logger.addHandler(handler)
     logger.setLevel(level)
