@@ -8,6 +8,7 @@ INSTALL ?= .
 # More words for pytest, a benchmark or the corpus: make test ARGS="-k leaks -x"
 ARGS    ?=
 
+MATRIX  ?= .venv-matrix
 BENCH_VENV   ?= .venv-bench
 # The newest 3.12 of pyenv, else whichever Python: the one version that the guard's figures are of.
 BENCH_PYTHON ?= $(firstword $(shell ls -rd $(HOME)/.pyenv/versions/3.12.*/bin/python 2>/dev/null) $(PYTHON))
@@ -20,7 +21,7 @@ READY   := $(VENV)/.ready
 WANTED   = $(if $(filter .,$(INSTALL)),-e) '$(INSTALL)[all]' $(GROUPS:%=--group %)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check docs bench bench-guard differential corpus clean
+.PHONY: help setup demo test check docs bench bench-guard matrix differential corpus clean
 
 help: ## List the targets
 	@echo 'make TARGET [PYTHON=python3.12] [ARGS="..."]'
@@ -78,6 +79,14 @@ bench-guard: $(BENCH_READY) ## Run the benchmarks of the guard: 25 minutes, with
 	    echo "== $$bench"; $(BENCH_VENV)/bin/python "$$bench" $(ARGS) || bad=1; \
 	done; $(BENCH_VENV)/bin/python benchmarks/render.py && exit $$bad
 
+$(MATRIX)/.ready: tests/faults/matrix-requirements.txt pyproject.toml
+	@$(PYTHON) -m venv $(MATRIX)
+	@$(MATRIX)/bin/python -m pip install --quiet -r $< -e '.[cli]'
+	@touch $@
+
+matrix: $(MATRIX)/.ready ## Every fault on every kind of server, with and without the guard: 6 minutes
+	PYTHONPATH=tests $(MATRIX)/bin/python -P -m faults.matrix $(or $(ARGS),--page)
+
 # Seeds differ from run to run and are printed: make differential ARGS="--seed 5".
 differential: $(READY) ## Play 100,000 connections against bare and guarded servers, and compare
 	PYTHONSAFEPATH=1 PYTHONPATH=tests $(PY) -m differential $(ARGS)
@@ -91,5 +100,5 @@ corpus: $(READY) ## Judge report and guard by the corpus of real leaks, where it
 	&& $(PY) tools/corpus_guarded.py "$$copy"
 
 clean: ## Remove what the other targets made
-	rm -rf $(VENV) $(BENCH_VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(BENCH_VENV) $(MATRIX) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find sockguard tests tools benchmarks -name __pycache__ -prune -exec rm -rf {} +

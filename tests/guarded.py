@@ -38,9 +38,12 @@ class Driven:
         """Lists the events of one name, so far."""
         return [event for event in self.events if event.name == name]
 
-    def closed(self) -> list[tuple[object, object]]:
-        """Lists reason and step of each connection that the guard began to end."""
-        return [(event.fields["reason"], event.fields["step"]) for event in self.told("connection_closed")]
+    def closed(self, sock=None) -> list[tuple[object, object]]:
+        """Lists reason and step of each connection that the guard began to end, or of one of them."""
+        events = self.told("connection_closed")
+        if sock is not None:
+            events = [event for event in events if event.fields["fd"] == sock.fileno()]
+        return [(event.fields["reason"], event.fields["step"]) for event in events]
 
 
 @contextlib.contextmanager

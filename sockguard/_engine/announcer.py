@@ -37,7 +37,12 @@ class Announcer:
         self._policy = policy
         self._tell = tell
         self._owner_of = owner_of
+        self._leaks: dict[int | None, Leak] | None = None
         self.now = 0.0
+
+    def begin(self, now: float) -> None:
+        """Takes note that a tick begins."""
+        self.now, self._leaks = now, None
 
     def peer_closed(self, record: Record) -> None:
         """Tells that a peer hung up."""
@@ -48,9 +53,15 @@ class Announcer:
 
     def leak(self, record: Record) -> None:
         """Tells of a leak: the kernel is asked once more, for the same words as `sockguard report` has."""
-        fields = _common(record) | _leak_fields(record) | {"owner": self._owner_of(record)}
+        fields = _common(record) | _leak_fields(record, self._leak_of(record)) | {"owner": self._owner_of(record)}
         record.reported = {"at": self.now, **fields}
         self._tell(make_event(EventName.LEAK_DETECTED, site=record.site, **fields), self.now)
+
+    def _leak_of(self, record: Record) -> Leak | None:
+        """Finds it among all leaks of the process, which are looked for once a tick: they come by the thousand."""
+        if self._leaks is None:
+            self._leaks = _find_leaks()
+        return self._leaks.get(record.cookie)
 
     def cleared(self, record: Record, how: str) -> None:
         """Takes a told leak back."""
@@ -136,8 +147,7 @@ def _ghost_fields(row: SocketFacts, holders: Sequence[Holder]) -> dict[str, Any]
     }
 
 
-def _leak_fields(record: Record) -> dict[str, object]:
-    leak = _leak_of(record)
+def _leak_fields(record: Record, leak: Leak | None) -> dict[str, object]:
     if leak is None:
         connection = record.connection
         return {"state": TcpState(connection.state).name, "unread": connection.unread} if connection else {}
@@ -150,9 +160,8 @@ def _leak_fields(record: Record) -> dict[str, object]:
     }
 
 
-def _leak_of(record: Record) -> Leak | None:
+def _find_leaks() -> dict[int | None, Leak]:
     try:
-        leaks = find_leaks(look_at_self(), min_age=0.0, pids=[os.getpid()])
+        return {leak.cookie: leak for leak in find_leaks(look_at_self(), min_age=0.0, pids=[os.getpid()])}
     except (SockguardError, OSError):
-        return None  # no descriptor is left to ask with
-    return next((leak for leak in leaks if leak.cookie == record.cookie), None)
+        return {}  # no descriptor is left to ask with

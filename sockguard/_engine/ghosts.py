@@ -16,7 +16,7 @@ from sockguard._core.policy import Policy
 from sockguard._engine.registry import Registry
 from sockguard._kernel.one_socket import read_cookie
 from sockguard._kernel.pidfd import borrow_socket
-from sockguard._kernel.proc_pid import find_holders, list_pids
+from sockguard._kernel.proc_pid import Holders, find_holders, list_pids
 from sockguard.errors import KernelUnavailable
 
 __all__ = ["Ghosts"]
@@ -42,22 +42,26 @@ class Ghosts:
         self._on_leak = on_leak
         self._on_end = on_end
         self._connections: dict[int, Connection] = {}
+        self._inodes: set[int] = set()
+        self._holders: Holders | None = None
         self._told: set[int] = set()
 
     def look(self, rows: list[SocketFacts], now: float) -> None:
         """Takes in what the kernel lists of them now, and ends those that are due."""
         before, self._connections = self._connections, {}
-        self._told &= before.keys()
+        self._inodes, self._holders = {row.inode for row in rows}, None
+        self._told &= {row.cookie for row in rows}
         for row in rows:
             if row.cookie is None:
                 continue
             connection = _observe(before.get(row.cookie), row, now)
             verdict = decide(connection, self._policy, now)
-            if verdict.action is Action.KEEP:
-                self._connections[row.cookie] = connection
-                self._report(row, connection, now)
-            else:
-                self._end(row, verdict)
+            is_due = verdict.action is not Action.KEEP
+            if is_due and self._end(row, verdict):
+                continue
+            self._report(row, connection, now)
+            # One that nobody would lend is tried again, but not at each look: finding its holders is expensive.
+            self._connections[row.cookie] = connection._replace(moved_at=now) if is_due else connection
 
     def _report(self, row: SocketFacts, connection: Connection, now: float) -> None:
         after = self._policy.leak_after
@@ -65,20 +69,23 @@ class Ghosts:
             return
         if max(connection.moved_at, connection.hung_up_at) + after <= now:
             self._told.add(row.cookie)
-            self._on_leak(row, _holders_of(row))
+            self._on_leak(row, self._holders_of(row))
 
-    def _end(self, row: SocketFacts, verdict: Verdict) -> None:
-        holders = _holders_of(row)
+    def _end(self, row: SocketFacts, verdict: Verdict) -> bool:
+        """Ends a connection and says so; False if no holder would lend it."""
+        holders = self._holders_of(row)
         if self._policy.mode == "enforce" and not any(_shut_down(row, holder) for holder in holders):
-            return
+            return False
         assert row.cookie is not None  # noqa: S101 - `look` takes no other
         self._registry.lay(row.cookie)
         self._on_end(row, verdict, holders)
+        return True
 
-
-def _holders_of(row: SocketFacts) -> list[Holder]:
-    found = find_holders({row.inode}, [pid for pid in list_pids() if pid != os.getpid()])
-    return list(found.by_inode.get(row.inode, ()))
+    def _holders_of(self, row: SocketFacts) -> list[Holder]:
+        """Finds who holds it, for all in this look at once: it is a walk through /proc."""
+        if self._holders is None:
+            self._holders = find_holders(self._inodes, [pid for pid in list_pids() if pid != os.getpid()])
+        return list(self._holders.by_inode.get(row.inode, ()))
 
 
 def _observe(before: Connection | None, row: SocketFacts, now: float) -> Connection:

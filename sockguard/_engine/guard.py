@@ -19,7 +19,7 @@ from sockguard._engine.driver import Driver
 from sockguard._engine.insight import Insight
 from sockguard._engine.record import running_loop
 from sockguard._engine.registry import Registry
-from sockguard._engine.sites import capture, capture_at
+from sockguard._engine.sites import Site, capture, capture_at
 from sockguard._engine.stalls import StallWatch
 from sockguard._engine.sweep import Sweep
 
@@ -97,11 +97,12 @@ class Guard:
         except Exception as error:  # noqa: BLE001 - nothing of ours may reach the application
             self.failed("adopt", error)
 
-    def adopt_transport(self, transport: Any, loop: Any, is_server: bool) -> None:
+    def adopt_transport(self, transport: Any, loop: Any, is_server: bool, site: Site | None = None) -> None:
         """Takes a transport in whose connection was accepted or connected in C; on its loop's thread."""
         try:
             if type(transport).__weakrefoffset__:
-                self._opened((_ref(transport), -1, is_server, self.stalls.loop_ref(loop), capture_at(loop, 2)))
+                site = site or capture_at(loop, 2)
+                self._opened((_ref(transport), -1, is_server, self.stalls.loop_ref(loop), site))
         except Exception as error:  # noqa: BLE001 - nothing of ours may reach the application
             self.failed("adopt_transport", error)
 
@@ -155,7 +156,7 @@ class Guard:
 
     def after_fork_in_parent(self) -> None:
         """Goes on."""
-        self.registry.after_fork()
+        self.registry.after_fork(_now())
         _start_again(self._driver, self.failed)
 
     def after_fork_in_child(self) -> None:

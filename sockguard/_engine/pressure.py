@@ -97,6 +97,7 @@ class QueueWatch:
             seconds = now - self._waiting_since.get(facts.cookie or 0, now)
             for listener in index.of(facts) if seconds >= self._after else ():
                 late[listener.inode] = max(seconds, late.get(listener.inode, 0.0))
+        self._told &= late.keys()  # worked off since: it may get stuck anew, though it was never empty
         if late.keys() <= self._told:
             return
         mine = read_all_sockets()

@@ -10,6 +10,7 @@ So identity begins at the first tick. If by then the object has let go of its de
 is taken in; it is one of this process, and nobody else has announced it.
 """
 
+import math
 from collections import deque
 from collections.abc import Iterator
 from typing import Any
@@ -40,7 +41,7 @@ class Registry:
         self._died: deque[Record] = deque()
         self._displaced: list[Record] = []
         self._ghosts: dict[int, Record] = {}
-        self._has_forked = False
+        self._forked_at = -math.inf
 
     def enlist(self, now: float) -> None:
         """Makes records of what was opened, the last of each descriptor."""
@@ -100,7 +101,7 @@ class Registry:
         """
         if self.by_fd.get(record.fd) is record:
             del self.by_fd[record.fd]
-        if self._has_forked and record.cookie is not None:
+        if record.opened_at <= self._forked_at and record.cookie is not None:
             self._ghosts[record.cookie] = record
             while len(self._ghosts) > MAX_GHOSTS:
                 del self._ghosts[next(iter(self._ghosts))]
@@ -117,9 +118,10 @@ class Registry:
         """Forgets a ghost for good."""
         self._ghosts.pop(cookie, None)
 
-    def after_fork(self) -> None:
-        """Takes note, in the parent, that from now on a child may hold what is closed here."""
-        self._has_forked = True
+    def after_fork(self, now: float) -> None:
+        """Takes note, in the parent, that a child may hold what is open now."""
+        self.enlist(now)
+        self._forked_at = now
 
     def after_fork_in_child(self) -> None:
         """Starts anew in a forked child, with what it has inherited."""

@@ -16,6 +16,7 @@ from sockguard._core.policy import Policy
 from sockguard._core.timers import Wheel
 from sockguard._engine.announcer import Announcer
 from sockguard._engine.enforcement import Enforcer
+from sockguard._engine.established import EstablishedScan
 from sockguard._engine.ghosts import Ghosts
 from sockguard._engine.pressure import DescriptorWatch, QueueWatch
 from sockguard._engine.record import Record
@@ -33,6 +34,9 @@ __all__ = ["Sweep"]
 
 WATCH_EVERY = 1.0
 """Seconds between two looks at descriptors and event loops."""
+AGAIN_AFTER = 5.0
+"""Seconds between two looks at a leak that was reported, as nobody tells that it is closed if its object
+lives on; and after a look that failed."""
 _CLOSE, _SYN_SENT, _LISTEN = int(TcpState.CLOSE), int(TcpState.SYN_SENT), int(TcpState.LISTEN)
 
 
@@ -49,8 +53,11 @@ class Sweep:
         self._borrower = Borrower()
         self._peers = PeerCloseWatch()
         self._wheel: Wheel[int] = Wheel()
+        self._to_look: set[int] = set()
+        """Descriptors of which something was heard, or whose time has come; told once, so they are kept until done."""
         self._enforcer = Enforcer(policy, self._borrower, announcer.step)
         self._strangers = Strangers(registry)
+        self._established = EstablishedScan(registry)
         self._ghosts = Ghosts(registry, policy, announcer.ghost_leak, announcer.ghost_end)
         self._queues = QueueWatch(policy.leak_after)
         self._stalls = stalls
@@ -61,18 +68,32 @@ class Sweep:
 
     def run(self, now: float) -> None:
         """Does all that is due at this tick."""
-        self._now = self._announcer.now = now
+        self._now = now
+        self._announcer.begin(now)
         if not self._peers.is_intact:
             self.start_anew()
         self._take_stock()
-        for fd in {*self._peers.drain(), *self._wheel.pop_due(now)}:
-            if (found := self._registry.by_fd.get(fd)) is not None:
-                self._look(found)
+        self._to_look.update(self._peers.drain(), self._wheel.pop_due(now))
+        self._look_at_those_due()
         if findings := self._strangers.scan_if_due(now):
             self._take_in(findings)
+        if self._first_look_after is not None:
+            self._welcome(self._established.scan_if_due(now))
         if now - self._watched_at >= WATCH_EVERY:
             self._watched_at = now
             self._watch_host()
+
+    def _look_at_those_due(self) -> None:
+        """Looks at them one by one; should one fail, the others and it will be looked at again."""
+        while self._to_look:
+            fd = self._to_look.pop()
+            if (found := self._registry.by_fd.get(fd)) is None:
+                continue
+            try:
+                self._look(found)
+            except Exception:
+                self._wheel.schedule(fd, self._now + AGAIN_AFTER)
+                raise
 
     def _take_stock(self) -> None:
         """Admits what is new, and takes note of what is gone."""
@@ -126,12 +147,15 @@ class Sweep:
             self._on_close(record)
             return
         except OSError as error:
-            if error.errno not in (errno.EMFILE, errno.ENFILE):  # no descriptor to look with: at the next tick, then
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                self._wheel.schedule(record.fd, self._now)  # no descriptor to look with: at the next tick, then
+            else:
                 self._registry.forget(record)  # no TCP connection after all
             return
         if connection.is_hung_up:
             self._report(record, connection, is_new=not was_hung_up)
-        instants = (next_at(connection, policy, self._now), self._leak_at(record, connection))
+        retract_at = None if record.reported is None else self._now + AGAIN_AFTER
+        instants = (next_at(connection, policy, self._now), self._leak_at(record, connection), retract_at)
         if (soonest := min((at for at in instants if at is not None), default=None)) is not None:
             self._wheel.schedule(record.fd, soonest)
 
@@ -159,14 +183,21 @@ class Sweep:
         return max(connection.moved_at, connection.hung_up_at or 0.0) + self._policy.leak_after
 
     def _take_in(self, findings: Findings) -> None:
-        for record in findings.strangers:
-            self._registry.by_fd[record.fd] = record
-            self._peers.add(record.fd)
-            self._look(record)
+        for record in findings.closed:
+            self._on_close(record)
+        self._welcome(findings.strangers)
         self._ghosts.look(findings.ghosts, self._now)
         self._is_queue_full = any(s.recv_queue >= s.send_queue > 0 for s in findings.listeners)
         for stuck in self._queues.check(self._now, findings.listeners):
             self._announcer.stuck(stuck, self.descriptors)
+
+    def _welcome(self, strangers: list[Record]) -> None:
+        for record in strangers:
+            if (old := self._registry.by_fd.get(record.fd)) is not None:
+                self._on_close(old)
+            self._registry.by_fd[record.fd] = record
+            self._peers.add(record.fd)
+            self._look(record)
 
     def _watch_host(self) -> None:
         is_newly_near = self.descriptors.check()

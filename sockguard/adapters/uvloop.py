@@ -1,63 +1,108 @@
 """uvloop: it accepts and connects in C, so the transport is adopted when its protocol gets it."""
 
+import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from sockguard._engine.guard import Guard
 from sockguard._engine.hooks import Hook, Replacement
 from sockguard._engine.record import running_loop
+from sockguard._engine.sites import Site, capture
 
 __all__ = ["hooks"]
+
+IMMUTABLE = 1 << 8
+"""Py_TPFLAGS_IMMUTABLETYPE: a class in C takes no attribute."""
+MAX_CLASSES = 1000
+"""Classes of protocols that are wrapped; a program that makes one for each connection must not grow for it."""
+
+Arguments = tuple[Any, ...]
 
 
 def hooks(guard: Guard) -> list[Hook]:
     """Lists what is wrapped in uvloop: that which takes a protocol factory."""
-    watched: set[type] = set()
+    adopter = _Adopter(guard)
     return [
-        Hook("uvloop", "Loop.create_server", _with_factory(guard, watched, is_server=True)),
-        Hook("uvloop", "Loop.create_connection", _with_factory(guard, watched, is_server=False)),
+        Hook("uvloop", "Loop.create_server", adopter.create_server),
+        Hook("uvloop", "Loop.create_connection", adopter.create_connection),
     ]
 
 
-def _with_factory(guard: Guard, watched: set[type], *, is_server: bool) -> Callable[..., Any]:
-    def create(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+class _Client(NamedTuple):
+    """A protocol for a connection that we make. Its class does not say so: that of streams serves both sides."""
+
+    protocol: weakref.ref[Any]
+    site: Site
+
+
+class _Adopter:
+    """Adopts each transport when the protocol that it was made for gets it."""
+
+    def __init__(self, guard: Guard) -> None:
+        self._guard = guard
+        self._watched: set[type] = set()
+        self._clients: dict[int, _Client] = {}
+
+    def create_server(self, wrapped: Callable[..., Any], _: Any, args: Arguments, kwargs: dict[str, Any]) -> Any:
+        """Stands in front of the method of this name."""
+        return self._call(wrapped, args, kwargs, self._watch)
+
+    def create_connection(self, wrapped: Callable[..., Any], _: Any, args: Arguments, kwargs: dict[str, Any]) -> Any:
+        """Stands in front of the method of this name; only here the stack tells who wants the connection."""
+        site = capture(2)
+        return self._call(wrapped, args, kwargs, lambda protocol: self._watch_client(protocol, site))
+
+    def _call(
+        self, method: Callable[..., Any], args: Arguments, kwargs: dict[str, Any], watch: Callable[[Any], object]
+    ) -> Any:
+        """Calls a method that takes a protocol factory, with one whose protocols are watched."""
         if args:
-            args = (watching(args[0]), *args[1:])
+            args = (self._watching(args[0], watch), *args[1:])
         elif "protocol_factory" in kwargs:
-            kwargs = kwargs | {"protocol_factory": watching(kwargs["protocol_factory"])}
-        return wrapped(*args, **kwargs)
+            kwargs = kwargs | {"protocol_factory": self._watching(kwargs["protocol_factory"], watch)}
+        return method(*args, **kwargs)
 
-    def watching(factory: Callable[[], Any]) -> Callable[[], Any]:
-        """Makes a factory whose protocols, once connected, have their transport adopted."""
-
+    def _watching(self, factory: Callable[[], Any], watch: Callable[[Any], object]) -> Callable[[], Any]:
         def make() -> Any:
             protocol = factory()
-            if type(protocol) not in watched:
-                watched.add(type(protocol))
-                _watch_class(guard, type(protocol), is_server=is_server)
+            try:
+                watch(protocol)
+            except Exception as error:  # noqa: BLE001 - such as a class that takes no attribute; it works as ever
+                self._guard.failed("uvloop", error)
             return protocol
 
         return make
 
-    return create
+    def _watch(self, protocol: Any) -> None:
+        """Wraps `connection_made` of a protocol's class, once; what is left out, the kernel's list will tell of."""
+        kind = type(protocol)
+        if kind in self._watched or len(self._watched) >= MAX_CLASSES:
+            return
+        self._watched.add(kind)
+        if self._guard.wrap is not None and not kind.__flags__ & IMMUTABLE:
+            self._guard.wrap(kind, "connection_made", Replacement(self._replace))
 
+    def _watch_client(self, protocol: Any, site: Site) -> None:
+        self._watch(protocol)
+        key, clients = id(protocol), self._clients
 
-def _watch_class(guard: Guard, protocol: type, *, is_server: bool) -> None:
-    """Wraps `connection_made` of a protocol class."""
-    if protocol.__flags__ & IMMUTABLE or guard.wrap is None:
-        return  # of such connections only the kernel's list will tell
+        def forget(gone: weakref.ref[Any]) -> None:
+            if key in clients and clients[key].protocol is gone:
+                del clients[key]
 
-    def make(theirs: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+        clients[key] = _Client(weakref.ref(protocol, forget), site)
+
+    def _replace(self, theirs: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+        guard, clients = self._guard, self._clients
+
         def connection_made(self: Any, transport: Any) -> Any:
             loop = running_loop()
             if type(loop).__module__.startswith("uvloop"):
-                guard.adopt_transport(transport, loop, is_server)
+                client = clients.get(id(self))
+                if client is None or client.protocol() is not self:
+                    guard.adopt_transport(transport, loop, True)
+                else:
+                    guard.adopt_transport(transport, loop, False, client.site)
             return theirs(self, transport)
 
         return connection_made
-
-    guard.wrap(protocol, "connection_made", Replacement(make))
-
-
-IMMUTABLE = 1 << 8
-"""Py_TPFLAGS_IMMUTABLETYPE: a class in C takes no attribute."""

@@ -132,7 +132,7 @@ def test_a_silent_connection_is_ended_by_its_clause(fields, reason):
         d.tick(4.5)
         assert (state_of(c.server), d.closed()) == (ESTABLISHED, [])
         d.tick(1)
-        assert d.closed() == [(reason, "shut_down")]
+        assert d.closed(c.server) == [(reason, "shut_down")]
         assert eventually(lambda: c.client.recv(1) == b"")
 
 

@@ -1,0 +1,183 @@
+"""The guard's own thread: there when it is started, gone from the system when it is stopped, and no one's business."""
+
+import os
+import signal
+import threading
+import time
+
+import pytest
+
+from sockguard._engine import driver
+from sockguard._engine.driver import SIGNALS, Driver
+from waiting import eventually
+
+LONG = 3600.0
+"""Seconds between ticks: none happens unless it is woken."""
+
+
+def tasks() -> set[str]:
+    """Lists the threads that the system knows of."""
+    return set(os.listdir("/proc/self/task"))
+
+
+@pytest.fixture
+def ticks():
+    """The instants of the ticks."""
+    return []
+
+
+@pytest.fixture
+def make(ticks):
+    """Makes drivers that are stopped at the end."""
+    made: list[Driver] = []
+
+    def make(every=LONG, tick=None):
+        made.append(Driver(tick or ticks.append, every))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.stop()
+
+
+def test_it_ticks_by_the_monotonic_clock(make, ticks):
+    """Again and again, each time with the time."""
+    before = time.monotonic()
+    make(0.001).start()
+    eventually(lambda: len(ticks) >= 3)
+    assert before < ticks[0] < ticks[1] < ticks[2] < time.monotonic()
+
+
+def test_it_does_nothing_before_it_is_started(make, ticks):
+    """To make one costs no thread."""
+    before = tasks()
+    made = make(0.001)
+    made.wake()
+    made.stop()
+    assert (made.is_running, tasks(), ticks) == (False, before, [])
+
+
+def test_the_thread_is_there_after_start_and_gone_after_stop(make):
+    """For the system, not only for Python: a fork must find one thread. A hundred times, as it is a matter of luck."""
+    before, made = tasks(), make()
+    for _ in range(100):
+        made.start()
+        assert len(tasks() - before) == 1
+        assert made.is_running
+        made.stop()
+        assert tasks() == before
+        assert not made.is_running
+
+
+def test_start_and_stop_may_be_repeated(make):
+    """A second start() makes no second thread, and a second stop() waits for nobody."""
+    before, made = tasks(), make()
+    made.start()
+    made.start()
+    assert len(tasks() - before) == 1
+    made.stop()
+    made.stop()
+    assert tasks() == before
+
+
+def test_waking_brings_the_next_tick_now(make, ticks):
+    """From any thread, at once; it may be repeated, and is forgotten once it has worked."""
+    made = make()
+    made.start()
+    for count in (1, 2, 3):
+        made.wake()
+        made.wake()
+        eventually(lambda count=count: len(ticks) >= count)
+    eventually(made._sleep.locked)  # noqa: SLF001 - it sleeps again
+    n_ticks = len(ticks)
+    assert 3 <= n_ticks <= 6
+
+
+def test_stop_does_not_wait_for_the_next_tick(make, ticks):
+    """Nor does it make one."""
+    made = make()
+    made.start()
+    made.stop()
+    assert ticks == []
+
+
+def test_a_tick_that_takes_long_delays_a_stop_only_so_far(make, monkeypatch):
+    """A fork must not hang on us; the old thread then ends by itself, also if a new one was started meanwhile."""
+    monkeypatch.setattr(driver, "MAX_WAIT", 0.05)
+    gate, begun = threading.Event(), threading.Event()
+
+    def tick(_):
+        begun.set()
+        gate.wait(30)
+
+    before, made = tasks(), make(0.001, tick)
+    made.start()
+    assert begun.wait(5)
+    made.stop()
+    assert len(tasks() - before) == 1
+    made.start()
+    assert len(tasks() - before) == 2
+    gate.set()
+    eventually(lambda: len(tasks() - before) == 1)
+    made.stop()
+    assert tasks() == before
+
+
+def test_the_thread_takes_no_signal_of_the_programs(make):
+    """All are blocked there but those of a fault, which come to the thread that caused it."""
+    masks: list[set[int]] = []
+    made = make(0.001, lambda _: masks.append(signal.pthread_sigmask(signal.SIG_BLOCK, ())))
+    made.start()
+    eventually(lambda: masks)
+    assert masks[0] >= SIGNALS - {signal.SIGKILL, signal.SIGSTOP}
+    assert not masks[0] & {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT}
+
+
+def test_threading_does_not_list_it_even_if_a_finalizer_asks(make):
+    """What makes a dummy thread of ours, by asking who it is, leaves none behind."""
+    listed, seen = threading.enumerate(), []
+    made = make(0.001, lambda _: seen.append(threading.current_thread()))
+    made.start()
+    eventually(lambda: len(seen) > 2)
+    made.stop()
+    assert threading.enumerate() == listed
+
+
+def test_no_thread_to_be_had_is_an_error_and_can_be_tried_again(make, monkeypatch, ticks):
+    """It says so, and is not taken to run."""
+
+    def refuse(*_):
+        raise RuntimeError("can't start new thread")
+
+    made = make(0.001)
+    with monkeypatch.context() as patch:
+        patch.setattr(driver, "_start_thread", refuse)
+        with pytest.raises(RuntimeError, match="can't start"):
+            made.start()
+    assert not made.is_running
+    made.start()
+    assert eventually(lambda: ticks)
+
+
+def test_a_forked_child_starts_its_own(make, ticks):
+    """The thread does not come along: forgotten, it can be started there without waiting for the one of the parent."""
+    made = make(0.001)
+    made.start()
+    eventually(lambda: ticks)
+    made.stop()
+    pid = os.fork()
+    if not pid:
+        status = 1
+        try:
+            made.forget()
+            ticks.clear()
+            made.start()
+            eventually(lambda: len(ticks) >= 2)
+            made.stop()
+            status = len(tasks()) != 1
+        finally:
+            os._exit(status)
+    made.start()
+    assert os.waitpid(pid, 0)[1] == 0
+    n_before = len(ticks)
+    assert eventually(lambda: len(ticks) > n_before)
