@@ -41,7 +41,7 @@ if ((EUID != 0)) || ! command -v unshare >/dev/null || ! command -v ip >/dev/nul
 fi
 
 compare() { # VERSION OPTION...
-    python3 -B "$suites/run.py" "cpython-$1" --with-sockguard --sockguard . --confirm 2 "${options[@]}" "${@:2}"
+    python3 -B "$suites/run.py" "cpython-$1" --with-sockguard --sockguard "$PWD" --confirm 2 "${options[@]}" "${@:2}"
 }
 
 changed=()
@@ -54,8 +54,8 @@ for version in "$@"; do
         long=(--module test_socket)
         [ "$version" != "${!#}" ] || long+=(--module test_asyncio)
         # shellcheck disable=SC2046 # each name is a word
-        compare "$version" $(printf -- '--module %s ' "${short[@]}") || changed+=("$version")
-        compare "$version" --activation env "${long[@]}" || changed+=("$version")
+        { compare "$version" $(printf -- '--module %s ' "${short[@]}") \
+            && compare "$version" --activation env "${long[@]}"; } || changed+=("$version")
     fi
 done
 if ((${#changed[@]})); then

@@ -39,7 +39,7 @@ class EstablishedScan:
         began_at = time.thread_time()
         try:
             with open_diag() as diag:
-                rows = read_sockets(diag, [TcpState.ESTABLISHED])
+                rows = read_sockets(diag, [TcpState.ESTABLISHED], with_info=True)
             found = self._find([row for row in rows if row.inode], now)
         except (KernelUnavailable, OSError):
             found = []  # the scan for CLOSE_WAIT finds out why

@@ -143,8 +143,8 @@ WRITERS = [
     ["states", "--json"],
     ["doctor"],
     ["doctor", "--json"],
-    ["reap", "--pid", str(os.getpid())],
-    ["reap", "--pid", str(os.getpid()), "--json"],
+    ["reap", "--pid", "OWN"],
+    ["reap", "--pid", "OWN", "--json"],
     ["--help"],
 ]
 
@@ -154,7 +154,7 @@ def test_reader_that_has_left(arguments):
     """Into a pipe that nobody reads any more, as behind `head`, a command ends without a word of complaint."""
     read_end, write_end = os.pipe()
     os.close(read_end)
-    command = [*SOCKGUARD, *arguments]
+    command = [*SOCKGUARD, *(str(os.getpid()) if word == "OWN" else word for word in arguments)]
     finished = subprocess.run(
         command, stdout=write_end, stderr=subprocess.PIPE, env=environment(), text=True, check=False
     )
