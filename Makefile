@@ -21,7 +21,7 @@ READY   := $(VENV)/.ready
 WANTED   = $(if $(filter .,$(INSTALL)),-e) '$(INSTALL)[all]' $(GROUPS:%=--group %)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check docs bench bench-guard matrix differential corpus clean
+.PHONY: help setup demo test check docs bench bench-guard matrix differential conformance corpus clean
 
 help: ## List the targets
 	@echo 'make TARGET [PYTHON=python3.12] [ARGS="..."]'
@@ -90,6 +90,9 @@ matrix: $(MATRIX)/.ready ## Every fault on every kind of server, with and withou
 # Seeds differ from run to run and are printed: make differential ARGS="--seed 5".
 differential: $(READY) ## Play 100,000 connections against bare and guarded servers, and compare
 	PYTHONSAFEPATH=1 PYTHONPATH=tests $(PY) -m differential $(ARGS)
+
+conformance: ## Run CPython's own suites guarded and compare every test, where their runner is at hand: 45 minutes, with ARGS=--short 4
+	tools/conformance.sh $(ARGS)
 
 # On a copy, as the runner writes its results beside itself.
 corpus: $(READY) ## Judge report and guard by the corpus of real leaks, where it is at hand

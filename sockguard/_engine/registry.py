@@ -61,7 +61,7 @@ class Registry:
             if owner is not None and old() is owner:
                 return  # the same, announced again: connect_ex() that asks how far it is
             self._displaced.append(old)
-        if owner is None or (given_fd >= 0 and owner.fileno() != fd):
+        if owner is None or (given_fd >= 0 and not _is_at(owner, fd)):
             record = stranger(fd, None, now, is_server=is_server)
             record.loop, record.site = loop, site
         else:
@@ -130,8 +130,19 @@ class Registry:
 
 
 def _fd_of(transport: Any) -> int:
-    """Tells the descriptor of a transport; -1 if it has none any more."""
-    if transport is None or transport.is_closing():
+    """Tells the descriptor of a transport; -1 if it has none any more, or is none."""
+    try:
+        if transport is None or transport.is_closing():
+            return -1
+        sock = transport.get_extra_info("socket")
+        return -1 if sock is None else int(sock.fileno())
+    except Exception:  # noqa: BLE001 - code of whatever library, and one must not keep the others from being enlisted
         return -1
-    sock = transport.get_extra_info("socket")
-    return -1 if sock is None else int(sock.fileno())
+
+
+def _is_at(owner: Any, fd: int) -> bool:
+    """Tells whether a socket object still has the descriptor that it had."""
+    try:
+        return bool(owner.fileno() == fd)
+    except Exception:  # noqa: BLE001 - as above
+        return False

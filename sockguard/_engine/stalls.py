@@ -6,10 +6,11 @@ callback is blocking the loop, and the stack of its thread says which.
 
 import sys
 from collections.abc import Iterator
+from types import FrameType
 from typing import Any, NamedTuple
 
 from sockguard._engine.record import LoopRef
-from sockguard._engine.sites import place
+from sockguard._engine.sites import main_line, place
 from sockguard._kernel.natives import native
 
 __all__ = ["STALL_AFTER", "Stall", "StallWatch"]
@@ -81,13 +82,19 @@ class StallWatch:
 
 
 def where_is(thread_id: int) -> tuple[str, ...]:
-    """Tells in which line a thread is, innermost call first; empty if it has ended."""
+    """Tells in which line of the application a thread is, and who called it, innermost first; empty if it has ended.
+
+    What the application has called in a library (`lock.acquire` within `threading`) is left out.
+    """
     frame = sys._current_frames().get(thread_id)  # noqa: SLF001 - the documented way to look at other threads
-    stack: list[str] = []
-    while frame is not None and len(stack) < MAX_FRAMES:
-        stack.append(place(frame.f_code, frame.f_lineno))
+    frames: list[FrameType] = []
+    while frame is not None:
+        frames.append(frame)
         frame = frame.f_back
-    return tuple(stack)
+    stack = [place(frame.f_code, frame.f_lineno) for frame in frames]
+    line = main_line(frames)
+    start = stack.index(line) if line in stack else 0
+    return tuple(stack[start : start + MAX_FRAMES])
 
 
 def thread_name(thread_id: int) -> str:

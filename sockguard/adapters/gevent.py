@@ -1,5 +1,6 @@
 """gevent's sockets, whether the program was monkey-patched or uses them by name."""
 
+import errno
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,12 @@ def hooks(guard: Guard) -> list[Hook]:
     """Lists what is wrapped in gevent. Each of its sockets holds a plain one, which does the work."""
 
     def accept(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        accepted = wrapped(*args, **kwargs)
+        try:
+            accepted = wrapped(*args, **kwargs)
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                guard.was_refused()
+            raise
         if accepted is not None:  # StreamServer: nobody was there after all
             _adopt(guard, accepted[0], is_server=True)
         return accepted

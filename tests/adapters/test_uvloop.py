@@ -228,11 +228,11 @@ def test_nothing_is_kept_of_protocols_that_are_gone(loop, monkeypatch):
     create = adopter.create_connection
     for _ in range(100):
         create(lambda factory: factory(), loop, (Protocol,), {})
-    kept = create(lambda factory: factory(), loop, (Protocol,), {})
-    assert list(adopter._clients) == [id(kept)]  # noqa: SLF001
-    create(lambda factory: factory(), loop, (lambda: kept,), {})  # the same once more
-    assert list(adopter._clients) == [id(kept)]  # noqa: SLF001
-    del kept
+    kept = [create(lambda factory: factory(), loop, (Protocol,), {})]
+    assert list(adopter._clients) == [id(kept[0])]  # noqa: SLF001
+    create(lambda factory: factory(), loop, (lambda: kept[0],), {})  # the same once more
+    assert list(adopter._clients) == [id(kept[0])]  # noqa: SLF001
+    kept.clear()
     assert adopter._clients == {}  # noqa: SLF001
 
 
