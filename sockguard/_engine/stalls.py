@@ -6,12 +6,14 @@ callback is blocking the loop, and the stack of its thread says which.
 
 import sys
 from collections.abc import Iterator
-from types import FrameType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sockguard._engine.record import LoopRef
 from sockguard._engine.sites import main_line, place
 from sockguard._kernel.natives import native
+
+if TYPE_CHECKING:
+    from types import FrameType
 
 __all__ = ["STALL_AFTER", "Stall", "StallWatch"]
 

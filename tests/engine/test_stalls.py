@@ -196,4 +196,4 @@ def test_a_thread_that_has_ended_is_nowhere():
 
     assert where_is(1) == ()
     assert len(deep(50)) == 12
-    assert deep(0)[1].endswith(" in deep")
+    assert deep(0)[0].endswith(" in deep")
