@@ -69,7 +69,6 @@ def install(policy: Policy | None = None, **fields: object) -> Guard:
         PolicyError: A field makes no sense.
         UsageError: A guard with another policy is installed already.
         KernelUnavailable: This is not Linux.
-        OSError: EMFILE, if not even the guard's own descriptors are left.
         RuntimeError: The system gives us no thread.
     """
     global _installed  # noqa: PLW0603 - process-wide is the point

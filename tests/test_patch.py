@@ -167,6 +167,20 @@ def test_descriptors_and_threads_are_given_back():
     assert (own_fds(), n_threads()) == before
 
 
+def test_a_process_without_a_connection_has_no_descriptor_of_ours():
+    """They are taken with the first connection: some programs care which numbers they have."""
+    program = """
+import os, socket, sockguard, time
+fds = lambda: sorted(os.listdir("/proc/self/fd"))
+sockguard.install()
+time.sleep(0.3)  # past the first tick
+print(len(fds()))
+with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()):
+    print(len(fds()) > 6)
+"""
+    assert run_program(sys.executable, program) == ["4", "True"]  # standard streams, and the folder that is listed
+
+
 def test_an_install_that_fails_leaves_nothing_behind(monkeypatch):
     """If the system gives us no thread, the error says so, and the process is as it was."""
 

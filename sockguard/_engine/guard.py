@@ -5,6 +5,7 @@ a few microseconds, waits for nobody, and whatever goes wrong in it stays in it.
 """
 
 import _socket
+import contextlib
 import os
 import time
 import weakref
@@ -18,7 +19,7 @@ from sockguard._engine.control import ControlServer
 from sockguard._engine.driver import Driver
 from sockguard._engine.insight import Insight
 from sockguard._engine.record import running_loop
-from sockguard._engine.registry import Registry
+from sockguard._engine.registry import Entry, Registry
 from sockguard._engine.sites import Site, capture, capture_at
 from sockguard._engine.stalls import StallWatch
 from sockguard._engine.sweep import Sweep
@@ -68,8 +69,9 @@ class Guard:
         self._sweep = Sweep(policy, self.registry, self.stalls, Announcer(policy, tell, self.insight.owner_of))
         self.descriptors = self._sweep.descriptors
         self._control = ControlServer(self.insight.answer)
+        self._is_answering = False
         self._driver = Driver(self.tick)
-        self._opened = self.registry.opened.append
+        self._opened: Callable[[Entry], object] = self._first_opened
 
     def __enter__(self) -> Self:
         return self
@@ -77,6 +79,12 @@ class Guard:
     def __exit__(self, *_: object) -> None:
         if self._on_exit is not None:
             self._on_exit()
+
+    def _first_opened(self, entry: Entry) -> None:
+        self._opened = self.registry.opened.append
+        self._opened(entry)
+        with contextlib.suppress(OSError):  # none left: the next tick tries again
+            self._sweep.open()  # now, as a flood of leaks can have taken all descriptors before the next tick
 
     def adopt(self, sock: Any, raw: _socket.socket, is_server: bool, listener: object = None) -> None:
         """Takes a connection into the guard; from any thread, and never raises.
@@ -115,6 +123,9 @@ class Guard:
         """Does all that is due; called by the driver, or by hand with a clock of one's own. Never raises."""
         try:
             self._sweep.run(now)
+            if self._sweep.is_open and not self._is_answering:
+                self._is_answering = True
+                self._control.open()  # from now on there is something to tell
             self._control.poll()
             if self._on_tick is not None:
                 self._on_tick(now)
@@ -140,8 +151,7 @@ class Guard:
         self._tell(event, _now())
 
     def start(self) -> None:
-        """Opens the control socket and starts the guard's own thread."""
-        self._control.open()
+        """Starts the guard's own thread."""
         self._driver.start()
 
     def stop(self) -> None:

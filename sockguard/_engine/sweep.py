@@ -2,6 +2,10 @@
 
 The work is proportional to what is new, sick or due; connections that are merely there
 are not touched.
+
+It takes five descriptors to watch, with the control socket, and they are not taken before
+there is a connection: most processes of a machine never have one, and some of them care
+which descriptors they have (of CPython's own tests, test_subprocess lists those of a child).
 """
 
 import contextlib
@@ -26,6 +30,7 @@ from sockguard._engine.strangers import Findings, Strangers
 from sockguard._kernel.activity import was_ever_connected
 from sockguard._kernel.borrow import Borrower, Gone
 from sockguard._kernel.keepalive import apply_keepalive
+from sockguard._kernel.natives import native
 from sockguard._kernel.one_socket import read_cookie
 from sockguard._kernel.peer_close import PeerCloseWatch
 from sockguard._kernel.tcp_info import read_tcp_info
@@ -50,12 +55,15 @@ class Sweep:
         self._registry = registry
         self._announcer = announcer
         self._now = 0.0
-        self._borrower = Borrower()
-        self._peers = PeerCloseWatch()
+        self.is_open = False
+        """Something is watched, or was, and the descriptors for that are taken."""
+        self._opening = native("_thread", "allocate_lock")()
+        self._borrower: Borrower
+        self._peers: PeerCloseWatch
+        self._enforcer: Enforcer
         self._wheel: Wheel[int] = Wheel()
         self._to_look: set[int] = set()
         """Descriptors of which something was heard, or whose time has come; told once, so they are kept until done."""
-        self._enforcer = Enforcer(policy, self._borrower, announcer.step)
         self._strangers = Strangers(registry)
         self._established = EstablishedScan(registry)
         self._ghosts = Ghosts(registry, policy, announcer.ghost_leak, announcer.ghost_end)
@@ -70,11 +78,14 @@ class Sweep:
         """Does all that is due at this tick."""
         self._now = now
         self._announcer.begin(now)
-        if not self._peers.is_intact:
-            self.start_anew()
-        self._take_stock()
-        self._to_look.update(self._peers.drain(), self._wheel.pop_due(now))
-        self._look_at_those_due()
+        if self._registry.opened or self._registry.by_fd:
+            self.open()
+        if self.is_open:
+            if not self._peers.is_intact:
+                self.start_anew()
+            self._take_stock()
+            self._to_look.update(self._peers.drain(), self._wheel.pop_due(now))
+            self._look_at_those_due()
         if findings := self._strangers.scan_if_due(now):
             self._take_in(findings)
         if self._first_look_after is not None:
@@ -104,8 +115,27 @@ class Sweep:
         for record in self._registry.take_died():
             self._look(record)
 
+    def open(self) -> None:
+        """Takes the descriptors, if that is not done; from any thread, and without waiting.
+
+        Raises:
+            OSError: There are none left; the next tick tries again.
+        """
+        if self.is_open or not self._opening.acquire(False):
+            return
+        try:
+            if not self.is_open:
+                self._borrower, self._peers = Borrower(), PeerCloseWatch()
+                self._enforcer = Enforcer(self._policy, self._borrower, self._announcer.step)
+                self.is_open = True
+        finally:
+            self._opening.release()
+
     def start_anew(self) -> None:
         """Builds the watch anew and admits all connections to it: after a fork, or if the program closed it."""
+        self._opening = native("_thread", "allocate_lock")()  # a thread that is not in the child may have held it
+        if not self.is_open:
+            return
         self._peers.close()
         self._peers = PeerCloseWatch()
         self._wheel = Wheel()
@@ -114,8 +144,10 @@ class Sweep:
 
     def close(self) -> None:
         """Gives the descriptors back."""
-        self._peers.close()
-        self._borrower.close()
+        if self.is_open:
+            self.is_open = False
+            self._peers.close()
+            self._borrower.close()
 
     def _admit(self, record: Record) -> None:
         """Begins to watch a connection that outlived its first tick."""
@@ -125,18 +157,13 @@ class Sweep:
                     self._registry.postpone(record)
                     return
                 record.cookie = record.cookie or read_cookie(sock)
-                self._keep_alive(sock)
+                _keep_alive(sock, self._policy)
         except (Gone, OSError):
             self._registry.forget(record)
             return
         self._peers.add(record.fd)
         if self._first_look_after is not None:
             self._wheel.schedule(record.fd, record.opened_at + self._first_look_after)
-
-    def _keep_alive(self, sock: Any) -> None:
-        if self._policy.keepalive is not None and self._policy.mode == "enforce":
-            with contextlib.suppress(OSError):  # a sandbox refuses: then the kernel will find no dead peer
-                apply_keepalive(sock, self._policy.keepalive)
 
     def _look(self, record: Record) -> None:
         policy = self._hurried if self.descriptors.is_pressing(self._now) else self._policy
@@ -192,6 +219,10 @@ class Sweep:
             self._announcer.stuck(stuck, self.descriptors)
 
     def _welcome(self, strangers: list[Record]) -> None:
+        if strangers:
+            self.open()
+        if not self.is_open:
+            return  # they will be found again
         for record in strangers:
             if (old := self._registry.by_fd.get(record.fd)) is not None:
                 self._on_close(old)
@@ -212,6 +243,12 @@ class Sweep:
                 self._look(record)
         for stall in self._stalls.check(self._now):
             self._announcer.stalled(stall)
+
+
+def _keep_alive(sock: Any, policy: Policy) -> None:
+    if policy.keepalive is not None and policy.mode == "enforce":
+        with contextlib.suppress(OSError):  # a sandbox refuses: then the kernel will find no dead peer
+            apply_keepalive(sock, policy.keepalive)
 
 
 def _is_established(sock: Any) -> bool:
