@@ -168,6 +168,10 @@ def _parse_memory(raw: bytes) -> SocketMemory:
     return SocketMemory(*_MEMORY.unpack(raw[: _MEMORY.size].ljust(_MEMORY.size, b"\0")))
 
 
+_Socket: type[socket.socket] = native("socket", "socket")
+"""Not one of gevent's, as the guard's thread is no greenlet; and not one that a test puts in its place for a while."""
+
+
 def open_diag() -> socket.socket:
     """Opens a sock_diag socket in the calling thread's network namespace.
 
@@ -179,9 +183,7 @@ def open_diag() -> socket.socket:
     if not hasattr(socket, "AF_NETLINK"):
         raise KernelUnavailable("sock_diag netlink", f"{sys.platform} is not Linux", "There is no replacement here.")
     try:
-        # Not one of gevent's: the guard's thread is no greenlet.
-        kind: type[socket.socket] = native("socket", "socket")
-        sock = kind(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_SOCK_DIAG)
+        sock = _Socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_SOCK_DIAG)
     except OSError as error:
         raise _unavailable(error) from error
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _RECEIVE_TIMEOUT)

@@ -592,7 +592,7 @@ def test_refused_netlink_is_told_with_its_reason(monkeypatch: pytest.MonkeyPatch
     def refuse(*_: object) -> socket.socket:
         raise PermissionError(errno.EPERM, "Operation not permitted")
 
-    monkeypatch.setattr(socket, "socket", refuse)
+    monkeypatch.setattr("sockguard._kernel.inet_diag._Socket", refuse)
     with pytest.raises(KernelUnavailable, match=r"netlink.*refused with Operation not permitted"):
         open_diag()
 
