@@ -13,7 +13,7 @@ from functools import lru_cache
 from sockguard._core.facts import Address, SocketFacts
 from sockguard.errors import InternalError
 
-__all__ = ["parse_net_tcp", "read_net_tcp"]
+__all__ = ["parse_net_tcp", "parse_sockstat", "read_net_tcp", "read_socket_count"]
 
 _N_COLUMNS = 10
 
@@ -87,3 +87,28 @@ def read_net_tcp(pid: int | str = "self", *, netns: int = 0, proc: str = "/proc"
             if table == "tcp":
                 raise  # tcp6 alone is missing where IPv6 is switched off
     return sockets
+
+
+def parse_sockstat(text: str) -> int:
+    """Reads the number of TCP sockets in /proc/net/sockstat or sockstat6; 0 if it is not told."""
+    for line in text.splitlines():
+        kind, _, rest = line.partition(": inuse ")
+        if kind in ("TCP", "TCP6"):
+            return int(rest.split()[0])
+    return 0
+
+
+def read_socket_count() -> int:
+    """Counts the TCP sockets of this process's network namespace, without listing them.
+
+    Raises:
+        OSError: /proc is not mounted, or no descriptor is free.
+    """
+    count = 0
+    for name in ("sockstat", "sockstat6"):
+        try:
+            with open(f"/proc/self/net/{name}", encoding="ascii") as file:
+                count += parse_sockstat(file.read())
+        except FileNotFoundError:
+            continue  # a kernel without IPv6
+    return count

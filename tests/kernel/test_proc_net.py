@@ -1,5 +1,6 @@
 """/proc/net/tcp as text: captured, made-up, damaged, and against netlink on the real kernel."""
 
+import contextlib
 import os
 import socket
 from pathlib import Path
@@ -12,7 +13,7 @@ from captured import DATA, dump
 from loopback import connect, inode_of, vanished_peer
 from sockguard._core.facts import Address, SocketFacts, TcpState
 from sockguard._kernel.inet_diag import ALL_STATES, open_diag, parse_dump, read_sockets
-from sockguard._kernel.proc_net import parse_net_tcp, read_net_tcp
+from sockguard._kernel.proc_net import parse_net_tcp, parse_sockstat, read_net_tcp, read_socket_count
 from sockguard.errors import InternalError
 from strategies import NET_TCP_HEADER, net_tcp_line, net_tcp_rows
 
@@ -154,3 +155,22 @@ def test_real_tables_agree_with_netlink(family: socket.AddressFamily) -> None:
         assert {row.uid for row in text} == {os.getuid()}
         (row,) = (row for row in text if row.inode == inode_of(gone.server))
         assert (row.state, row.recv_queue, row.info) == (TcpState.CLOSE_WAIT, 6, None)
+
+
+def test_sockets_are_counted_without_being_listed():
+    """The count of each family's file, and 0 from a file that does not tell."""
+    assert (
+        parse_sockstat("sockets: used 25\nTCP: inuse 14 orphan 5 tw 157 alloc 8020 mem 12312\nUDP: inuse 0 mem 0\n")
+        == 14
+    )
+    assert parse_sockstat("TCP6: inuse 3\n") == 3
+    assert parse_sockstat("sockets: used 1\n") == 0
+
+
+def test_the_count_follows_the_kernel():
+    """Forty more connections, both ends here, are eighty more sockets; other programs may come and go meanwhile."""
+    before = read_socket_count()
+    with contextlib.ExitStack() as stack:
+        for _ in range(40):
+            stack.enter_context(connect())
+        assert read_socket_count() > before + 40
