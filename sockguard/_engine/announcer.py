@@ -75,7 +75,7 @@ class Announcer:
 
     def step(self, record: Record, verdict: Verdict) -> None:
         """Tells that the guard ends a connection; once, whatever steps it takes."""
-        if verdict.action is Action.SHUT_DOWN:
+        if verdict.action is Action.SHUT_DOWN and self._policy.mode == "enforce":
             self.cleared(record, "ended_by_guard")
         if record.is_told or verdict.reason is None or record.connection is None:
             return

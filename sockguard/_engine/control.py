@@ -20,11 +20,11 @@ import json
 import os
 import socket
 import stat
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from sockguard._kernel.control_path import private_folder, read_peer, socket_name, sweep
+from sockguard._kernel.natives import monotonic
 from sockguard._kernel.proc_pid import read_stat
 
 __all__ = ["SWITCH", "ControlServer"]
@@ -100,9 +100,7 @@ class ControlServer:
         clock: Monotonic seconds.
     """
 
-    def __init__(
-        self, describe: Callable[[], Mapping[str, object]], clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, describe: Callable[[], Mapping[str, object]], clock: Callable[[], float] = monotonic) -> None:
         self._describe = describe
         self._clock = clock
         self._listener: _Own | None = None

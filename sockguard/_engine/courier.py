@@ -23,7 +23,7 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from sockguard._engine.green import Hub, green_library
-from sockguard._kernel.natives import native
+from sockguard._kernel.natives import monotonic, native
 
 __all__ = ["MAX_QUEUE", "Courier"]
 
@@ -121,11 +121,11 @@ class Courier(Generic[T]):
         self._pauses.append(None)
         if green_library() or self._ident == threading.get_ident():
             return  # there is no thread; or it is the very one that forks
-        give_up_at = time.monotonic() + MAX_PAUSE
+        give_up_at = monotonic() + MAX_PAUSE
         if not self._at_work.acquire(True, MAX_PAUSE):
             return
         self._at_work.release()
-        while any(map(_is_there, self._native_ids)) and time.monotonic() < give_up_at:
+        while any(map(_is_there, self._native_ids)) and monotonic() < give_up_at:
             time.sleep(END_EVERY)
 
     def resume(self) -> None:
@@ -138,9 +138,9 @@ class Courier(Generic[T]):
 
     def flush(self, timeout: float) -> bool:
         """Waits until all items are handed over, `timeout` seconds at most; tells whether they are."""
-        give_up_at = time.monotonic() + timeout
+        give_up_at = monotonic() + timeout
         while self.wake() and (self._queue or self._at_work.locked()):
-            if time.monotonic() > give_up_at or self._ident == threading.get_ident():
+            if monotonic() > give_up_at or self._ident == threading.get_ident():
                 return False
             time.sleep(FLUSH_EVERY)  # under gevent its own, so that the hub turns
         return not self._queue

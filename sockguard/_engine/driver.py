@@ -15,12 +15,11 @@ import contextlib
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
 from sockguard._core.timers import TICK
-from sockguard._kernel.natives import native
+from sockguard._kernel.natives import monotonic, native
 
 __all__ = ["Driver"]
 
@@ -34,7 +33,7 @@ SIGNALS = signal.valid_signals() - {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE
 _start_thread, _new_lock = native("_thread", "start_new_thread"), native("_thread", "allocate_lock")
 _native_id = native("_thread", "get_native_id")
 _pause = native("time", "sleep")
-_now, _stat = time.monotonic, os.stat
+_now, _stat = monotonic, os.stat
 
 
 class Driver:

@@ -12,9 +12,10 @@ While that hub does not turn, it waits; a program that blocks its hub does nothi
 
 import gc
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
+
+from sockguard._kernel.natives import monotonic
 
 __all__ = ["Hub", "green_library"]
 
@@ -56,8 +57,8 @@ class Hub:
         is_main = _is_gevents_main if library == "gevent" else _is_eventlets_main
         if self._hub is not None and not is_main(self._hub):
             self._hub = None  # it was destroyed
-        if self._hub is None and time.monotonic() >= self._look_again_at:
-            self._look_again_at = time.monotonic() + LOOK_EVERY
+        if self._hub is None and monotonic() >= self._look_again_at:
+            self._look_again_at = monotonic() + LOOK_EVERY
             self._hub = next(filter(is_main, gc.get_objects()), None)
         return self._hub
 

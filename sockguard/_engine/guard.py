@@ -7,7 +7,6 @@ a few microseconds, waits for nobody, and whatever goes wrong in it stays in it.
 import _socket
 import contextlib
 import os
-import time
 import weakref
 from collections.abc import Callable, Iterable
 from typing import Any, Self
@@ -23,12 +22,13 @@ from sockguard._engine.registry import Entry, Registry
 from sockguard._engine.sites import Site, capture, capture_at
 from sockguard._engine.stalls import StallWatch
 from sockguard._engine.sweep import Sweep
+from sockguard._kernel.natives import monotonic, native
 
 __all__ = ["Guard"]
 
 _RawSocket = _socket.socket
 _ref = weakref.ref
-_now = time.monotonic
+_now = monotonic
 MAX_FAILURES = 10
 """Failures of the guard's own that are told; a guard that fails at each tick must not fill a disk."""
 
@@ -70,6 +70,7 @@ class Guard:
         self.descriptors = self._sweep.descriptors
         self._control = ControlServer(self.insight.answer)
         self._is_answering = False
+        self._ticking = native("_thread", "allocate_lock")()
         self._driver = Driver(self.tick)
         self._opened: Callable[[Entry], object] = self._first_opened
 
@@ -121,6 +122,8 @@ class Guard:
 
     def tick(self, now: float) -> None:
         """Does all that is due; called by the driver, or by hand with a clock of one's own. Never raises."""
+        if not self._ticking.acquire(False):
+            return  # the thread of before a fork has not come to its end yet
         try:
             self._sweep.run(now)
             if self._sweep.is_open and not self._is_answering:
@@ -131,6 +134,8 @@ class Guard:
                 self._on_tick(now)
         except Exception as error:  # noqa: BLE001 - the guard survives its own mistakes
             self.failed("tick", error)
+        finally:
+            self._ticking.release()
 
     def failed(self, where: str, error: BaseException) -> None:
         """Tells of a failure of the guard's own, the first few times."""
@@ -172,6 +177,7 @@ class Guard:
     def after_fork_in_child(self) -> None:
         """Goes on in the child, with a watch of its own and what it has inherited."""
         self._driver.forget()
+        self._ticking = native("_thread", "allocate_lock")()
         self.registry.after_fork_in_child()
         self.stalls.forget()
         self._control.after_fork_in_child()

@@ -5,7 +5,6 @@ worked out when somebody asks, for connections whose peer has hung up.
 """
 
 import os
-import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -20,6 +19,7 @@ from sockguard._engine.registry import Registry
 from sockguard._engine.stalls import StallWatch, where_is
 from sockguard._engine.transports import find_transport
 from sockguard._kernel.linux import look_at_self
+from sockguard._kernel.natives import monotonic
 from sockguard._kernel.one_socket import read_cookie
 
 __all__ = ["Insight"]
@@ -41,7 +41,7 @@ class Insight:
         registry: Registry,
         stalls: StallWatch,
         recent: Callable[[], Iterable[tuple[float, Event]]],
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = monotonic,
     ) -> None:
         self._policy = policy
         self._registry = registry

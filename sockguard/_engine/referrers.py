@@ -14,13 +14,13 @@ the function itself through locals(), may be using it: then the frame is passed 
 
 import gc
 import sys
-import time
 from collections.abc import Iterable, Iterator
 from types import AsyncGeneratorType, CoroutineType, FrameType, FunctionType, GeneratorType
 from typing import Any, NamedTuple
 
 from sockguard._engine.attributes import attributes, instance_dict, module_of, type_name
 from sockguard._engine.sites import MACHINERY, OWN, is_own, place
+from sockguard._kernel.natives import monotonic
 
 __all__ = ["held_by", "stacks", "thread_with_local"]
 
@@ -74,14 +74,14 @@ def held_by(thing: object, seconds: float | None = None) -> tuple[str, ...]:
     Args:
         seconds: How long it may take; None for `MAX_SECONDS`.
     """
-    until = time.monotonic() + (MAX_SECONDS if seconds is None else seconds)
+    until = monotonic() + (MAX_SECONDS if seconds is None else seconds)
     level = [_Link(thing)]
     seen = {id(thing)}
     found: dict[str, str] = {}
     for _ in range(MAX_LEVELS):
         _run_through(level, found)
         level = _climb(level, seen, found)
-        if not level or len(found) >= MAX_HOLDERS or time.monotonic() > until:
+        if not level or len(found) >= MAX_HOLDERS or monotonic() > until:
             break
     return tuple(found.values())[:MAX_HOLDERS]
 

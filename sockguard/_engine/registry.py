@@ -124,7 +124,11 @@ class Registry:
         self._forked_at = now
 
     def after_fork_in_child(self) -> None:
-        """Starts anew in a forked child, with what it has inherited."""
+        """Starts anew in a forked child, with what it has inherited; the loops of its parent do not run there."""
+        for record in self.by_fd.values():
+            record.loop = None
+            if record.connection is not None:
+                record.connection = record.connection._replace(has_loop=False)
         self._ghosts.clear()
         self._new.clear()
 

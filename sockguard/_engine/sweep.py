@@ -13,9 +13,10 @@ import dataclasses
 import errno
 from typing import Any
 
-from sockguard._core.connection import Connection, Step
+from sockguard._core.connection import Connection
 from sockguard._core.decide import first_look_after, next_at
 from sockguard._core.facts import TcpState
+from sockguard._core.inference import opened_by_us
 from sockguard._core.policy import Policy
 from sockguard._core.timers import Wheel
 from sockguard._engine.announcer import Announcer
@@ -31,7 +32,7 @@ from sockguard._kernel.activity import was_ever_connected
 from sockguard._kernel.borrow import Borrower, Gone
 from sockguard._kernel.keepalive import apply_keepalive
 from sockguard._kernel.natives import native
-from sockguard._kernel.one_socket import read_cookie
+from sockguard._kernel.one_socket import read_cookie, read_facts
 from sockguard._kernel.peer_close import PeerCloseWatch
 from sockguard._kernel.tcp_info import read_tcp_info
 
@@ -157,6 +158,8 @@ class Sweep:
                     self._registry.postpone(record)
                     return
                 record.cookie = record.cookie or read_cookie(sock)
+                if not record.has_object:
+                    _correct_side(record, sock)
                 _keep_alive(sock, self._policy)
         except (Gone, OSError):
             self._registry.forget(record)
@@ -204,7 +207,7 @@ class Sweep:
 
     def _leak_at(self, record: Record, connection: Connection) -> float | None:
         """Tells when a connection that stands still is to be reported."""
-        is_over = connection.hung_up_at is None or record.reported is not None or connection.step is Step.SHUT_DOWN
+        is_over = connection.hung_up_at is None or record.reported is not None or record.is_ended_by_guard
         if is_over or self._policy.leak_after is None:
             return None
         return max(connection.moved_at, connection.hung_up_at or 0.0) + self._policy.leak_after
@@ -243,6 +246,17 @@ class Sweep:
                 self._look(record)
         for stall in self._stalls.check(self._now):
             self._announcer.stalled(stall)
+
+
+def _correct_side(record: Record, sock: Any) -> None:
+    """Makes sure of the side of a connection whose object let go of it before it was first looked at.
+
+    Most often it was handed on; but it may have been closed, and its number given to another.
+    """
+    facts = read_facts(sock)
+    was_opened_by_us = opened_by_us(facts) if facts is not None else None
+    if was_opened_by_us is not None and was_opened_by_us == record.is_server:
+        record.is_server, record.loop, record.site = not was_opened_by_us, None, None
 
 
 def _keep_alive(sock: Any, policy: Policy) -> None:

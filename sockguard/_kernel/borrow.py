@@ -86,8 +86,8 @@ class Borrower:
 
     def take_back(self) -> None:
         """Ends a loan; for `borrow` only."""
+        self._is_lent = False  # first: should dup2 fail, as the program closed our number, the next loan finds out
         os.dup2(self._blank.fileno(), self._lent.fileno(), False)  # not inheritable
-        self._is_lent = False
 
     def close(self) -> None:
         """Gives the numbers back."""

@@ -36,8 +36,30 @@ SYS_PIDFD_GETFD = 438
 no_fork = native("_thread", "RLock")()
 """Held while a duplicate of ours is open; a fork takes it first."""
 
+MAX_WAIT = 1.0
+"""Seconds that a fork waits for a duplicate to be given back. It takes microseconds, unless a finalizer of the
+program runs in that moment on our thread, and waits for a lock that the forking thread holds."""
+_has_waited: list[bool] = []
+
+
+def _before_fork() -> None:
+    _has_waited.append(no_fork.acquire(timeout=MAX_WAIT))
+
+
+def _after_fork_in_parent() -> None:
+    if _has_waited.pop():
+        no_fork.release()
+
+
+def _after_fork_in_child() -> None:
+    if _has_waited.pop():
+        no_fork.release()
+    else:
+        no_fork._at_fork_reinit()  # noqa: SLF001 - what threading does with its own; who held it is not in the child
+
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=no_fork.acquire, after_in_parent=no_fork.release, after_in_child=no_fork.release)
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
 
 
 @contextmanager

@@ -384,3 +384,46 @@ def test_a_raw_socket_on_a_loop_has_no_transport_and_is_shut_down(looped):
         d.tick(1.5)
         assert record.is_ended_by_guard
         assert c.server.fileno() >= 0  # still its owner's
+
+
+def test_observe_takes_no_leak_back():
+    """What was told of as leaked is leaked still after the guard has said what it would have done."""
+    with vanished_peer() as c, driven(mode="observe", fin_timeout=4, leak_after=2) as d:
+        d.adopt(c.server)
+        for _ in range(10):
+            d.tick(1)
+        assert len(d.told("leak_detected")) == 1
+        assert d.told("leak_cleared") == []
+
+
+def test_observe_reports_a_leak_also_after_its_time_is_up():
+    """A fin_timeout shorter than leak_after does not hide the leak where nothing is ended."""
+    with vanished_peer() as c, driven(mode="observe", fin_timeout=1, leak_after=5) as d:
+        d.adopt(c.server)
+        for _ in range(10):
+            d.tick(1)
+        assert len(d.told("leak_detected")) == 1
+
+
+def test_another_connection_under_the_number_of_a_dead_object_gets_its_own_side():
+    """The accepted one was closed before the first tick, and a client of ours, announced by nobody, has its number."""
+    with connect() as first, connect() as second, driven(first_byte_timeout=5) as d:
+        number = first.server.fileno()
+        d.guard.adopt(first.server, first.server, True)
+        first.server.close()
+        client = second.client.dup()
+        assert client.fileno() == number
+        d.tick()
+        d.tick(10)
+        assert not d.guard.registry.by_fd[number].is_server
+        assert state_of(client) == ESTABLISHED
+        client.close()
+
+
+def test_a_forked_child_does_not_ask_the_loop_of_its_parent(looped):
+    """What is inherited has no loop there; the other loops of the parent do not run in the child."""
+    d, running = looped
+    d.guard.registry.after_fork_in_child()
+    assert running.record.loop is None
+    d.tick(6)
+    assert d.closed() == [("half_closed", "shut_down")]

@@ -125,7 +125,7 @@ def test_no_hub_is_no_error_and_is_looked_for_now_and_then(monkeypatch):
     """A program that has not begun to use greenlets has no hub; the search for it is dear, so it is repeated rarely."""
     now = [100.0]
     searches: list[float] = []
-    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(module, "monotonic", lambda: now[0])
     objects: list[object] = []
     monkeypatch.setattr(module, "gc", SimpleNamespace(get_objects=lambda: searches.append(now[0]) or objects))
     hub = Hub()
@@ -144,7 +144,7 @@ def test_no_hub_is_no_error_and_is_looked_for_now_and_then(monkeypatch):
 def test_destroyed_hub_is_not_asked_again(monkeypatch):
     """A hub that was destroyed, as before a fork, is replaced by the next one."""
     now = [100.0]
-    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(module, "monotonic", lambda: now[0])
     objects: list[object] = [first := GeventHub()]
     monkeypatch.setattr(module, "gc", SimpleNamespace(get_objects=lambda: objects))
     hub = Hub()

@@ -8,7 +8,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from sockguard._kernel.natives import native
+from sockguard._kernel.natives import monotonic, native
 
 
 def blocks(*_: object) -> None:
@@ -57,7 +57,7 @@ def test_eventlet_gives_the_original_back(monkeypatch: pytest.MonkeyPatch, modul
 ASK = """
 import {library}
 {patch}
-from sockguard._kernel.natives import native
+from sockguard._kernel.natives import monotonic, native
 names = [("_thread", "RLock"), ("_thread", "allocate_lock"), ("_thread", "start_new_thread"), ("time", "sleep")]
 names += [("_thread", "get_ident"), ("select", "epoll")]
 for module, name in names:
@@ -76,3 +76,9 @@ def test_real_library_hides_nothing(library: str, patch: str) -> None:
     command = [sys.executable, "-W", "ignore", "-c", ASK.format(library=library, patch=patch)]
     said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.split()
     assert said == ["_thread", "_thread", "_thread", "time", "_thread", "select"]
+
+
+def test_the_clock_is_the_monotonic_one_under_another_name() -> None:
+    """Libraries that freeze the time replace what is called time.monotonic, wherever it was imported to."""
+    assert abs(monotonic() - time.monotonic()) < 1
+    assert monotonic is not time.monotonic
