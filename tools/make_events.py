@@ -3,16 +3,16 @@
 Needs sockguard to be importable. With --check it changes nothing, and its exit status is 1 if the page has grown old.
 """
 
-import re
 import sys
 from pathlib import Path
+
+from made_pages import refresh, splice
 
 from sockguard._core.events import EVENTS, FIELDS, EventKind
 
 PAGE = Path(__file__).parent.parent / "docs" / "reference" / "events.md"
 BEGIN = "<!-- made from sockguard/_core/events.py by tools/make_events.py -->"
 END = "<!-- end of what is made -->"
-BETWEEN = re.compile(f"(?<={re.escape(BEGIN)}\n).*?(?={re.escape(END)})", re.DOTALL)
 
 
 def tables() -> str:
@@ -38,29 +38,9 @@ def fields(kind: EventKind) -> str:
 
 
 def fill(text: str) -> str:
-    """Puts the tables between the markers of a page.
-
-    Raises:
-        ValueError: The markers are not there, or not once.
-    """
-    filled, n_times = BETWEEN.subn(lambda _: tables(), text)
-    if n_times != 1:
-        msg = f"{PAGE} has the marks {BEGIN} ... {END} {n_times} times, not once"
-        raise ValueError(msg)
-    return filled
-
-
-def main(*, check: bool) -> int:
-    """Rewrites the page, or only says whether that is due."""
-    text = PAGE.read_text(encoding="utf-8")
-    filled = fill(text)
-    if check and filled != text:
-        print(f"{PAGE.name} is older than the code: run tools/make_events.py")
-        return 1
-    if filled != text:
-        PAGE.write_text(filled, encoding="utf-8")
-    return 0
+    """Puts what is made between the marks of the page."""
+    return splice(text, BEGIN, END, tables())
 
 
 if __name__ == "__main__":
-    sys.exit(main(check="--check" in sys.argv[1:]))
+    sys.exit(refresh(PAGE, fill, "make_events.py", check="--check" in sys.argv[1:]))

@@ -7,6 +7,8 @@ import sys
 from dataclasses import MISSING
 from pathlib import Path
 
+from made_pages import refresh, splice
+
 from sockguard._core.policy import Heartbeat, Keepalive, Policy
 from sockguard._core.policy_fields import Checked
 
@@ -35,32 +37,11 @@ def show(default: object) -> str:
 
 
 def fill(text: str) -> str:
-    """Puts each table between its marks in the page.
-
-    Raises:
-        ValueError: Marks are not there, or not once.
-    """
+    """Puts each table between its marks in the page."""
     for name, record in RECORDS.items():
-        begin, end = BEGIN.format(name) + "\n", END.format(name)
-        if (text.count(begin), text.count(end)) != (1, 1):
-            msg = f"{PAGE} must have {begin.strip()} once, and {end} once"
-            raise ValueError(msg)
-        before, _, rest = text.partition(begin)
-        text = before + begin + table(record) + end + rest.partition(end)[2]
+        text = splice(text, BEGIN.format(name), END.format(name), table(record))
     return text
 
 
-def main(*, check: bool) -> int:
-    """Rewrites the page, or only says whether that is due."""
-    text = PAGE.read_text(encoding="utf-8")
-    filled = fill(text)
-    if check and filled != text:
-        print(f"{PAGE.name} is older than the policy: run tools/make_policy.py")
-        return 1
-    if filled != text:
-        PAGE.write_text(filled, encoding="utf-8")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main(check="--check" in sys.argv[1:]))
+    sys.exit(refresh(PAGE, fill, "make_policy.py", check="--check" in sys.argv[1:]))

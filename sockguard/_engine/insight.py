@@ -59,7 +59,7 @@ class Insight:
         found: dict[int, Known] = {}
         stalled = self._stalled()
         search_until = self._clock() + MAX_SEARCH
-        for record in sorted(self._registry.records(), key=_is_sick, reverse=True):
+        for record in sorted(self._registry.records(), key=lambda record: record.is_hung_up, reverse=True):
             cookie = record.cookie or _cookie_of(record())
             if cookie is not None:
                 found[cookie] = self._known(record, stalled, search_until)
@@ -72,7 +72,7 @@ class Insight:
         transport, sock, thread_id = _owners(record)
         thing = transport if transport is not None else sock
         seconds = search_until - self._clock()
-        is_searched = _is_sick(record) and seconds > 0
+        is_searched = record.is_hung_up and seconds > 0
         return Known(
             created_at=record.site.frames() if record.site is not None else None,
             held_by=held_by(thing, seconds) or None if is_searched and thing is not None else None,
@@ -129,10 +129,6 @@ def _owners(record: Record) -> tuple[Any, Any, int | None]:
     if loop is not None:
         return find_transport(record, loop), None, thread_id
     return None, owner if record.has_object else None, thread_id
-
-
-def _is_sick(record: Record) -> bool:
-    return record.connection is not None and record.connection.is_hung_up
 
 
 def _cookie_of(owner: Any) -> int | None:

@@ -102,6 +102,11 @@ class Record(weakref.ref[Any]):
         return not isinstance(self(), _Nobody | None)
 
     @property
+    def is_hung_up(self) -> bool:
+        """Tells whether it was seen that the peer has closed its side, or that the connection is over."""
+        return self.connection is not None and self.connection.is_hung_up
+
+    @property
     def is_ended_by_guard(self) -> bool:
         """Tells whether the guard has shut the connection down while its owner keeps the descriptor."""
         return self.ended_at is not None

@@ -10,7 +10,6 @@ The list also shows the connections that this process has closed and a forked ch
 they are recognised by their cookie.
 """
 
-import errno
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -21,7 +20,7 @@ from sockguard._core.inference import opened_by_us
 from sockguard._engine.record import Record, stranger
 from sockguard._engine.registry import Registry
 from sockguard._kernel.inet_diag import open_diag, read_sockets
-from sockguard._kernel.own_fds import read_hung_up
+from sockguard._kernel.own_fds import NO_DESCRIPTOR, read_hung_up
 from sockguard.errors import KernelUnavailable
 
 __all__ = ["Findings", "Strangers"]
@@ -67,7 +66,7 @@ class Strangers:
             findings = self._scan(now)
         except KernelUnavailable as error:
             # A sandbox without netlink stays one; a lack of descriptors passes.
-            self._is_refused = getattr(error.__cause__, "errno", None) not in (errno.EMFILE, errno.ENFILE)
+            self._is_refused = getattr(error.__cause__, "errno", None) not in NO_DESCRIPTOR
             return None
         except OSError:
             return None  # no descriptor is free for the moment

@@ -10,7 +10,6 @@ which descriptors they have (of CPython's own tests, test_subprocess lists those
 
 import contextlib
 import dataclasses
-import errno
 from typing import Any
 
 from sockguard._core.connection import Connection
@@ -33,6 +32,7 @@ from sockguard._kernel.borrow import Borrower, Gone
 from sockguard._kernel.keepalive import apply_keepalive
 from sockguard._kernel.natives import native
 from sockguard._kernel.one_socket import read_cookie, read_facts
+from sockguard._kernel.own_fds import NO_DESCRIPTOR
 from sockguard._kernel.peer_close import PeerCloseWatch
 from sockguard._kernel.tcp_info import read_tcp_info
 
@@ -170,14 +170,14 @@ class Sweep:
 
     def _look(self, record: Record) -> None:
         policy = self._hurried if self.descriptors.is_pressing(self._now) else self._policy
-        was_hung_up = record.connection is not None and record.connection.is_hung_up
+        was_hung_up = record.is_hung_up
         try:
             connection = self._enforcer.look(record, self._now, policy)
         except Gone:
             self._on_close(record)
             return
         except OSError as error:
-            if error.errno in (errno.EMFILE, errno.ENFILE):
+            if error.errno in NO_DESCRIPTOR:
                 self._wheel.schedule(record.fd, self._now)  # no descriptor to look with: at the next tick, then
             else:
                 self._registry.forget(record)  # no TCP connection after all
@@ -239,7 +239,7 @@ class Sweep:
         if self._policy.shed_dead_on_accept == "pressure" and self._policy.mode == "enforce":
             self.descriptors.sheds_dead = is_pressing or self._is_queue_full
         if is_pressing:
-            hung_up = [r for r in self._registry.records() if r.connection is not None and r.connection.is_hung_up]
+            hung_up = [record for record in self._registry.records() if record.is_hung_up]
             if is_newly_near:
                 self._announcer.limit_near(self.descriptors, len(hung_up))
             for record in hung_up:

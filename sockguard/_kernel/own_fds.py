@@ -8,13 +8,16 @@ those few are then looked at. No byte is consumed, and no event of a socket, pip
 polls that file should not call this; `docs/explanation/limits.md`.)
 """
 
+import errno
 import os
 import select
 import stat
 import types
 
-__all__ = ["read_all_sockets", "read_fd_count", "read_fd_limit", "read_hung_up", "read_table_size"]
+__all__ = ["NO_DESCRIPTOR", "read_all_sockets", "read_fd_count", "read_fd_limit", "read_hung_up", "read_table_size"]
 
+NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
+"""What a call fails with when no descriptor is left: to the process, or to the whole machine."""
 BLOCK = 1024
 """Descriptors in one poll(), which takes no more than RLIMIT_NOFILE; the table can be larger."""
 

@@ -1,11 +1,11 @@
 """gevent's sockets, whether the program was monkey-patched or uses them by name."""
 
-import errno
 from collections.abc import Callable
 from typing import Any
 
 from sockguard._engine.guard import Guard
 from sockguard._engine.hooks import Hook
+from sockguard._kernel.own_fds import NO_DESCRIPTOR
 
 __all__ = ["hooks"]
 
@@ -17,7 +17,7 @@ def hooks(guard: Guard) -> list[Hook]:
         try:
             accepted = wrapped(*args, **kwargs)
         except OSError as error:
-            if error.errno in (errno.EMFILE, errno.ENFILE):
+            if error.errno in NO_DESCRIPTOR:
                 guard.was_refused()
             raise
         if accepted is not None:  # StreamServer: nobody was there after all

@@ -11,10 +11,10 @@ from typing import Any
 from sockguard._engine.guard import Guard
 from sockguard._engine.hooks import Hook, Replacement
 from sockguard._kernel.activity import is_over
+from sockguard._kernel.own_fds import NO_DESCRIPTOR
 
 __all__ = ["hooks"]
 
-NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
 UNDER_WAY = (0, errno.EINPROGRESS, errno.EALREADY, errno.EINTR, errno.EISCONN)
 
 
