@@ -117,6 +117,7 @@ def test_recent_events_are_kept_with_their_instants(teller):
     """The dump shows the last events that were told: a thousand, the oldest first."""
     for n in range(MAX_QUEUE + 2):
         teller.tell(leak(site=n), float(n))
+        assert n % 100 or teller.flush(5.0)  # a full queue would tell of what it dropped
     assert len(teller.recent) == MAX_QUEUE
     assert (teller.recent[0], teller.recent[-1]) == ((2.0, leak(site=2)), (MAX_QUEUE + 1.0, leak(site=MAX_QUEUE + 1)))
 

@@ -26,7 +26,8 @@ for module in pkgutil.walk_packages(sockguard.__path__, "sockguard."):
     if not module.name.endswith((".__main__", "pytest_plugin")):
         with contextlib.suppress(ImportError):  # an optional package
             importlib.import_module(module.name)
-Console(file=io.StringIO(), force_terminal=True).print(Table("a", "b"), "[red]c", "d" * 300, "\u6f22")  # rich imports late
+# rich imports late, a table of widths for what is not ASCII among it
+Console(file=io.StringIO(), force_terminal=True).print(Table("a", "b"), "[red]c", "d" * 300, "\u6f22")
 for encoding in ("ascii", "idna", "latin-1", "utf-8"):
     codecs.lookup(encoding)  # imports a module at first use
 
