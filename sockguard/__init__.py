@@ -19,12 +19,24 @@ if TYPE_CHECKING:
     from sockguard._engine.dump import register, unregister
     from sockguard._engine.guard import Guard
     from sockguard.patch import install, uninstall
+    from sockguard.wrappers import (
+        GuardedConnection,
+        GuardedSelector,
+        GuardedServerMixin,
+        GuardedSocket,
+        create_server,
+        guard_socket,
+    )
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Cause",
     "Guard",
+    "GuardedConnection",
+    "GuardedSelector",
+    "GuardedServerMixin",
+    "GuardedSocket",
     "Heartbeat",
     "InternalError",
     "Keepalive",
@@ -35,7 +47,9 @@ __all__ = [
     "SockguardError",
     "UsageError",
     "__version__",
+    "create_server",
     "find_leaks",
+    "guard_socket",
     "install",
     "register",
     "uninstall",
@@ -50,6 +64,12 @@ _LATE = {
     "install": "sockguard.patch",
     "register": "sockguard._engine.dump",
     "uninstall": "sockguard.patch",
+    "GuardedConnection": "sockguard.wrappers",
+    "GuardedSelector": "sockguard.wrappers",
+    "GuardedServerMixin": "sockguard.wrappers",
+    "GuardedSocket": "sockguard.wrappers",
+    "create_server": "sockguard.wrappers",
+    "guard_socket": "sockguard.wrappers",
     "unregister": "sockguard._engine.dump",
 }
 """What is imported when it is first used: looking for leaks needs no guard, and takes a third of the time to import."""

@@ -9,9 +9,21 @@ from hypothesis import settings
 settings.register_profile("sockguard", deadline=None, print_blob=True)
 settings.load_profile("sockguard")
 
-# The settings of whoever runs the tests must not change their outcome. Tests set what they need.
-for name in [name for name in os.environ if name.startswith("SOCKGUARD_") and not name.startswith("SOCKGUARD_TEST_")]:
+# The settings of whoever runs the tests must not change their outcome. Tests set what they need. What is
+# kept says which sockguard is tested: an installed one; one without the kernel's books (test_portable_wrappers.py).
+KEPT = ("SOCKGUARD_TEST_", "SOCKGUARD_BACKEND")
+for name in [name for name in os.environ if name.startswith("SOCKGUARD_") and not name.startswith(KEPT)]:
     del os.environ[name]
+IS_PORTABLE = os.environ.get("SOCKGUARD_BACKEND") == "portable"
+
+
+def pytest_report_header():
+    """Tells, where the tests are run without the kernel's books, whether sockguard does so, too."""
+    if not IS_PORTABLE:
+        return None
+    from sockguard._kernel.backend import KERNEL_KEEPS_BOOKS  # noqa: PLC0415 - not before a test wants it
+
+    return f"sockguard: KERNEL_KEEPS_BOOKS={KERNEL_KEEPS_BOOKS}"
 
 
 def pytest_collection_modifyitems(items):
@@ -23,3 +35,8 @@ def pytest_collection_modifyitems(items):
         raise pytest.UsageError(
             "a test states its behaviour in a docstring; these have none: " + ", ".join(sorted(mute))
         )
+    if IS_PORTABLE:
+        skip = pytest.mark.skip(reason="needs the kernel's books")
+        for item in items:
+            if item.get_closest_marker("needs_books"):
+                item.add_marker(skip)

@@ -9,6 +9,7 @@ from sockguard._core.events import Event
 from sockguard._core.policy import Policy
 from sockguard._engine.guard import Guard
 from sockguard._engine.record import Record
+from sockguard._engine.terms import Terms
 
 __all__ = ["Driven", "driven"]
 
@@ -23,10 +24,10 @@ class Driven:
         # Both ends are in this process, and the guard would find the other one, too.
         self.guard._sweep._established._due_at = math.inf  # noqa: SLF001
 
-    def adopt(self, sock, *, is_server: bool = True) -> Record:
+    def adopt(self, sock, *, is_server: bool = True, terms: Terms | None = None) -> Record:
         """Takes a socket in, as accept() or connect() would, and gives its record."""
         fd = sock.fileno()
-        self.guard.adopt(sock, sock, is_server)
+        self.guard.adopt(sock, sock, is_server, terms=terms)
         self.guard.registry.enlist(self.now)
         return self.guard.registry.by_fd[fd]
 
@@ -35,7 +36,7 @@ class Driven:
         self.now += after
         self.guard.tick(self.now)
         failures = [event.message for event in self.events if event.name == "guard_failed"]
-        assert failures == []
+        assert failures == [], failures
 
     def told(self, name: str) -> list[Event]:
         """Lists the events of one name, so far."""

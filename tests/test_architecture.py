@@ -25,13 +25,17 @@ RANK = {
     "_engine": 3,
     "adapters": 4,
     "outputs": 4,
-    "testing": 4,
+    "testing": 5,
     "_api": 5,
-    "patch": 5,
-    "sockguard": 6,
-    "cli": 7,
-    "pytest_plugin": 7,
-    "__main__": 8,
+    "_process": 5,
+    "patch": 6,
+    "wrappers": 6,
+    "aio": 6,
+    "anyio": 6,
+    "sockguard": 7,
+    "cli": 8,
+    "pytest_plugin": 8,
+    "__main__": 9,
 }
 BLIND_TO_SIBLINGS = {"adapters", "outputs"}
 DEEPEST = {"outputs": {"errors", "_core"}}
@@ -117,6 +121,11 @@ def room_of(module: str) -> str:
     return module.split(".")[1] if "." in module else module
 
 
+def corner_of(module: str) -> str:
+    """Names the folder of a module within its room, or the module itself: the part after the room."""
+    return ".".join(module.split(".")[1:3])
+
+
 def judge_import(importer: str, imported: Import) -> list[str]:
     """Names the first rule that an import breaks, if any."""
     room, package = room_of(importer), imported.name.split(".")[0]
@@ -124,7 +133,7 @@ def judge_import(importer: str, imported: Import) -> list[str]:
     rules = [
         (room not in RANK, f"unknown room: {room}"),
         (not package, "imports are absolute"),
-        (is_ours and not is_arrow_allowed(room, room_of(imported.name)), f"arrow: {imported.name}"),
+        (is_ours and not is_arrow_allowed(importer, imported.name), f"arrow: {imported.name}"),
         (room == "_core" and not is_ours and package not in PURE, f"pure: {package}"),
         (room not in RESERVED.get(package, {room}), f"reserved: {package}"),
         (not is_ours and not is_package_allowed(room, package, late=imported.late), f"third party: {package}"),
@@ -132,10 +141,11 @@ def judge_import(importer: str, imported: Import) -> list[str]:
     return next(([rule] for is_broken, rule in rules if is_broken), [])
 
 
-def is_arrow_allowed(here: str, there: str) -> bool:
-    """Tells whether a module in one room of ours may import another module, there."""
+def is_arrow_allowed(importer: str, imported: str) -> bool:
+    """Tells whether a module of ours may import another one."""
+    here, there = room_of(importer), room_of(imported)
     if here == there:
-        return here not in BLIND_TO_SIBLINGS
+        return here not in BLIND_TO_SIBLINGS or corner_of(importer) == corner_of(imported)
     return RANK.get(there, math.inf) < RANK.get(here, 0) and there in DEEPEST.get(here, {there})
 
 
@@ -246,6 +256,7 @@ LONG = "def f():\n    # remark\n\n" + "    a = 1\n" * 39
         ("outputs/a.py", "import sockguard.outputs.b", "arrow: sockguard.outputs.b"),
         ("adapters/a.py", "import sockguard.outputs.b", "arrow: sockguard.outputs.b"),
         ("adapters/a.py", "import sockguard.adapters.b", "arrow: sockguard.adapters.b"),
+        ("adapters/a/b.py", "import sockguard.adapters.c.d", "arrow: sockguard.adapters.c.d"),
         ("cli/a.py", "import sockguard.pytest_plugin", "arrow: sockguard.pytest_plugin"),
         ("_kernel/a.py", "from . import b", "imports are absolute"),
         ("_kernel/a.py", "from .b import c", "imports are absolute"),
@@ -288,6 +299,7 @@ def test_a_late_import_closes_a_cycle_too():
     [
         ("_core/a.py", "from collections.abc import Mapping\nimport sockguard.errors"),
         ("_kernel/a.py", "import struct\nfrom sockguard._core import b"),
+        ("adapters/a/b.py", "import sockguard.adapters.a.c"),
         ("outputs/a.py", "def f():\n    import prometheus_client"),
         ("cli/a.py", "import click\nimport sockguard\nfrom sockguard._kernel.b import c"),
         ("cli/a.py", DEEP),

@@ -480,7 +480,7 @@ def test_it_is_refused_where_the_kernel_has_no_books(monkeypatch):
         raise sockguard.KernelUnavailable("guarding", "this is not Linux", "Use Linux.")
 
     before = names_of(socket.socket)
-    monkeypatch.setattr(patch, "require_linux", refuse)
+    monkeypatch.setattr(patch, "require_books", refuse)
     with pytest.raises(sockguard.KernelUnavailable):
         sockguard.install()
     assert names_of(socket.socket) == before

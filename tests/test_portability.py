@@ -3,6 +3,9 @@
 import subprocess
 import sys
 
+from elsewhere import on_each_system
+from elsewhere import run_elsewhere as run_on
+
 AS_ELSEWHERE = """
 import errno, os, select, socket, sys
 for module, names in {
@@ -64,3 +67,121 @@ run(["report"])
     assert done.returncode == 2
     assert done.stderr.startswith("sockguard: looking at processes is not available: darwin is not Linux.")
     assert done.stderr.count("\n") == 1
+
+
+# --- By the names that Python has on each system, as typeshed has them ---
+
+STANDARD = "import asyncio, concurrent.futures, logging, random, socket, threading\n"
+
+IMPORT_ALL = """
+import importlib, pkgutil
+import sockguard
+names = [m.name for m in pkgutil.walk_packages(sockguard.__path__, "sockguard.")
+         if not m.name.startswith("sockguard.cli.") and m.name != "sockguard.__main__"]
+for name in names:
+    importlib.import_module(name)
+for name in sockguard.__all__:
+    getattr(sockguard, name)
+print(len(names))
+"""
+
+
+@on_each_system
+def test_every_module_imports_on(system):
+    """None asks at import for a name that Python has not got there."""
+    done = run_on(system, IMPORT_ALL, first=STANDARD)
+    assert done.stderr == ""
+    assert int(done.stdout) > 100
+
+
+SERVER = """
+import socket, threading, time
+import sockguard
+
+listener = sockguard.create_server(("127.0.0.1", 0), policy=sockguard.Policy(idle_timeout=1))
+kept = []
+
+def serve():
+    while True:
+        connection, _ = listener.accept()
+        connection.settimeout(5)
+        kept.append(connection)
+        connection.sendall(connection.recv(100))
+
+threading.Thread(target=serve, daemon=True).start()
+with socket.create_connection(listener.getsockname(), timeout=10) as client:
+    client.sendall(b"hello")
+    assert client.recv(100) == b"hello"
+    began = time.monotonic()
+    assert client.recv(100) == b""
+    print(1 <= time.monotonic() - began < 8)
+for _ in range(1000):
+    if kept[0].connection.state == "closed":
+        break
+    time.sleep(0.01)
+print(kept[0].connection.state, kept[0].connection.ended_by)
+"""
+
+
+@on_each_system
+def test_a_guarded_server_ends_what_is_idle_on(system):
+    """A server with threads, by its own stamps: the client that went quiet is let go, and the descriptor released."""
+    done = run_on(system, SERVER, first=STANDARD)
+    assert done.stderr == ""
+    in_time, state = done.stdout.splitlines()
+    assert in_time == "True"
+    assert state.startswith("closed nothing had moved either way for ")
+    assert state.endswith(" s (idle_timeout=1)")
+
+
+LEAK = """
+import logging, socket, time
+import sockguard
+
+said = []
+class Keep(logging.Handler):
+    def emit(self, record):
+        said.append(record.getMessage())
+logging.getLogger("sockguard").addHandler(Keep())
+policy = sockguard.Policy(fin_timeout=2, leak_after=1)
+with sockguard.create_server(("127.0.0.1", 0), policy=policy) as listener:
+    client = socket.create_connection(listener.getsockname())
+    connection, _ = listener.accept()
+    client.close()
+    until = time.monotonic() + 10
+    while connection.connection.state != "closed" and time.monotonic() < until:
+        time.sleep(0.01)
+print(connection.connection.state)
+time.sleep(0.5)
+for line in said:
+    print(line)
+"""
+
+
+@on_each_system
+def test_a_peer_that_hung_up_is_noticed_while_nobody_reads_on(system):
+    """Told as a leak, then ended, by a thread that only looks: the program calls nothing in between."""
+    done = run_on(system, LEAK, first=STANDARD)
+    assert done.stderr == ""
+    state, *said = done.stdout.splitlines()
+    assert state == "closed"
+    assert [any(word in line for line in said) for word in ("Leaked connection", "Closed")] == [True, True]
+
+
+NOT_HERE = """
+import sockguard
+for needs_linux in (sockguard.install, sockguard.find_leaks):
+    try:
+        needs_linux()
+    except sockguard.KernelUnavailable as error:
+        print(error)
+"""
+
+
+@on_each_system
+def test_what_needs_linux_says_so_in_one_line_on(system):
+    """What is missing, why, and what to do instead."""
+    done = run_on(system, NOT_HERE, first=STANDARD)
+    assert done.stderr == ""
+    lines = done.stdout.splitlines()
+    assert [f"is not available: {system} is not Linux. " in line for line in lines] == [True, True]

@@ -7,12 +7,12 @@ inwards is what the application has *read*, not what arrived: one that works off
 queue is alive, however long ago the last packet came.
 """
 
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 from typing import NamedTuple
 
 from sockguard._core.facts import TcpState
 
-__all__ = ["Activity", "Connection", "Step", "begin", "observe"]
+__all__ = ["Activity", "Connection", "Demand", "Reason", "Step", "begin", "observe"]
 
 _CLOSE, _CLOSE_WAIT = int(TcpState.CLOSE), int(TcpState.CLOSE_WAIT)
 
@@ -35,6 +35,36 @@ class Activity(NamedTuple):
     """Since the peer's last packet, of whatever kind."""
     eof_unread: bool = False
     """The peer's FIN waits to be read. Only told where it was asked for."""
+
+
+class Reason(StrEnum):
+    """Why a connection is ended."""
+
+    HALF_CLOSED = "half_closed"
+    DEAD = "dead"
+    IDLE = "idle"
+    READ_IDLE = "read_idle"
+    WRITE_STALLED = "write_stalled"
+    FIRST_BYTE = "first_byte"
+    RECEIVE_RATE = "receive_rate"
+    LIFETIME = "lifetime"
+    DEADLINE = "deadline"
+    """The program's own, for one request."""
+    HEARTBEAT = "heartbeat"
+
+
+class Demand(NamedTuple):
+    """What the program itself demands of a connection, beside its policy: an end at an instant."""
+
+    reason: Reason
+    since: float
+    limit: float
+    """Seconds after `since`."""
+
+    @property
+    def due_at(self) -> float:
+        """The instant at which the connection is to be ended."""
+        return self.since + self.limit
 
 
 class Step(IntEnum):
@@ -83,11 +113,19 @@ class Connection(NamedTuple):
     step: Step = Step.NONE
     stepped_at: float = 0.0
     """When that step was taken."""
+    demand: Demand | None = None
+    is_expected: bool = False
+    """The program has said that it is to live long."""
 
     @property
     def is_hung_up(self) -> bool:
         """Tells whether the peer has closed its side, or the connection is over."""
         return self.hung_up_at is not None
+
+    @property
+    def stands_since(self) -> float | None:
+        """Since when it stands still after its peer hung up; None if that has not."""
+        return None if self.hung_up_at is None else max(self.moved_at, self.hung_up_at)
 
 
 def begin(  # noqa: PLR0913 - what a history begins with

@@ -12,10 +12,10 @@ bytes that move).
 
 import math
 from collections.abc import Callable
-from enum import Enum, StrEnum
+from enum import Enum
 from typing import NamedTuple
 
-from sockguard._core.connection import Connection, Step
+from sockguard._core.connection import Connection, Reason, Step
 from sockguard._core.facts import TcpState
 from sockguard._core.policy import Policy
 
@@ -35,25 +35,15 @@ LOOKS_PER_TIMEOUT = 8
 when the application last read, so the end comes late by the time between two looks: by one such part for
 a connection that moves now and again, by a whole time-out for one that stirs once in a long silence."""
 
+SETTINGS_OF_DEMANDS = {"heartbeat": "heartbeat.timeout"}
+"""The field of the policy behind a demand of the program; a deadline has none."""
+
 EOF_LOOKS_EVERY = 1.0
 """Seconds between two looks at a connection that `half_close="close"` ends as soon as the EOF is read:
 that is no movement of bytes, and nobody tells of it. A look costs some 10 us."""
 
 GOLDEN = 0.6180339887498949
 """Multiples of it, without their whole part, lie evenly spread: cookies count up, jitter must not."""
-
-
-class Reason(StrEnum):
-    """Why a connection is ended."""
-
-    HALF_CLOSED = "half_closed"
-    DEAD = "dead"
-    IDLE = "idle"
-    READ_IDLE = "read_idle"
-    WRITE_STALLED = "write_stalled"
-    FIRST_BYTE = "first_byte"
-    RECEIVE_RATE = "receive_rate"
-    LIFETIME = "lifetime"
 
 
 class Action(Enum):
@@ -94,15 +84,12 @@ class Timeout(NamedTuple):
 
 
 def _hung_up_since(c: Connection, policy: Policy) -> float | None:
-    if c.state != _CLOSE_WAIT or policy.half_close == "allow" or c.hung_up_at is None:
-        return None
-    return max(c.moved_at, c.hung_up_at)
+    return c.stands_since if c.state == _CLOSE_WAIT and policy.half_close != "allow" else None
 
 
 def _dead_since(c: Connection, _: Policy) -> float | None:
-    if c.state != _CLOSE or c.hung_up_at is None or c.step is not Step.NONE:
-        return None  # what died of a step of ours has its reason already
-    return max(c.moved_at, c.hung_up_at)
+    # What died of a step of ours has its reason already.
+    return c.stands_since if c.state == _CLOSE and c.step is Step.NONE else None
 
 
 def _live_since(instant: Callable[[Connection], float | None]) -> Callable[[Connection, Policy], float | None]:
@@ -151,6 +138,9 @@ TIMEOUTS: tuple[Timeout, ...] = (
     Timeout(Reason.LIFETIME, "max_lifetime", _lifetime_since),
 )
 """The clauses, in the order in which one is named if several are due."""
+_OF_SHORT_LIFE = (Reason.FIRST_BYTE, Reason.IDLE, Reason.READ_IDLE, Reason.LIFETIME)
+_EXPECTED_TIMEOUTS = tuple(timeout for timeout in TIMEOUTS if timeout.reason not in _OF_SHORT_LIFE)
+"""Those that hold for a connection of which the program has said that it is to live long."""
 
 
 def decide(connection: Connection, policy: Policy, now: float) -> Verdict:
@@ -174,11 +164,18 @@ def decide(connection: Connection, policy: Policy, now: float) -> Verdict:
 def _first_due(c: Connection, policy: Policy, now: float) -> Verdict:
     if _may_close_at_eof(c, policy) and c.unread == 0 and not c.eof_unread:
         return Verdict(Action.KEEP, Reason.HALF_CLOSED, "half_close", None, now - (c.hung_up_at or 0.0))
-    for timeout in TIMEOUTS:
+    if c.demand is not None and c.demand.due_at <= now and c.state != _CLOSE:
+        setting = SETTINGS_OF_DEMANDS.get(c.demand.reason)
+        return Verdict(Action.KEEP, c.demand.reason, setting, c.demand.limit, now - c.demand.since)
+    for timeout in _timeouts(c):
         since, limit = timeout.since(c, policy), getattr(policy, timeout.setting)
         if since is not None and limit is not None and since + limit <= now:
             return Verdict(Action.KEEP, timeout.reason, timeout.setting, limit, now - since)
     return KEEP
+
+
+def _timeouts(c: Connection) -> tuple[Timeout, ...]:
+    return _EXPECTED_TIMEOUTS if c.is_expected else TIMEOUTS
 
 
 def _may_close_at_eof(c: Connection, policy: Policy) -> bool:
@@ -212,8 +209,11 @@ def next_at(connection: Connection, policy: Policy, now: float) -> float | None:
     if connection.step is not Step.NONE:
         due_at = _next_step_at(connection, policy)
         return None if due_at is None else max(due_at, math.nextafter(now, math.inf))
-    dues = [due for timeout in TIMEOUTS if (due := _due_at(connection, policy, timeout)) is not None and due > now]
-    spans = [span for timeout in TIMEOUTS if (span := _span(connection, policy, timeout)) is not None]
+    clauses = _timeouts(connection)
+    dues = [due for timeout in clauses if (due := _due_at(connection, policy, timeout)) is not None and due > now]
+    spans = [span for timeout in clauses if (span := _span(connection, policy, timeout)) is not None]
+    if connection.demand is not None:
+        dues.append(connection.demand.due_at)
     if _may_close_at_eof(connection, policy):
         dues.append(now + EOF_LOOKS_EVERY)
     if spans and not connection.is_quiet:

@@ -30,6 +30,8 @@ WHY_CLOSED = {
     "first_byte": "its peer had sent nothing in the {seconds} since it connected",
     "receive_rate": "its peer had sent too slowly for {seconds}",
     "lifetime": "it was {seconds} old",
+    "deadline": "a request on it took {seconds}, longer than the program allows",
+    "heartbeat": "its peer had not answered a heartbeat for {seconds}",
     "pressure": "its peer had hung up before it was accepted, and descriptors or the accept queue ran short",
 }
 """By reason, `{seconds}` standing for the span."""
@@ -38,6 +40,7 @@ STEPS = {
     "fin_sent": "Our FIN was sent; what has arrived can still be read.",
     "owner_asked": "Its owner was told to close it.",
     "shut_down": "It was shut down; its descriptor stays open until its owner closes it.",
+    "closed": "It was closed, and its descriptor is free.",
     "reset": "It was reset.",
 }
 
@@ -77,6 +80,13 @@ def connection_closed(f: Fields) -> str:
     change = f"If that is wrong, change {f['setting']}{limit}." if f["setting"] else ""
     unread = f"{_unread(f).capitalize()}." if f["unread"] else ""
     return " ".join(filter(None, (f"{verb} {_connection(f)}: {why}.", unread, step, change))) + _see_more(f)
+
+
+def describe_end(reason: str | None, setting: str | None, limit: float | None, seconds: float | None) -> str:
+    """Says why the guard ended a connection, for the exception that its owner gets."""
+    why = WHY_CLOSED[reason or "dead"].replace("{seconds}", _seconds(seconds))
+    value = "" if limit is None else f"={limit:g}"
+    return f"{why} ({setting}{value})" if setting else why
 
 
 def accept_queue_stuck(f: Fields) -> str:

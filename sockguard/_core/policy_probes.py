@@ -3,9 +3,12 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
+from sockguard._core.answers import Expectation
 from sockguard._core.policy_fields import Checked, about, callable_or_bytes, number, read_number, record, whole
+from sockguard._core.pong_frames import PongFrames, ping
+from sockguard._core.redis_pongs import PING, RedisPongs
 from sockguard.errors import PolicyError
 
 __all__ = ["HEARTBEAT", "KEEPALIVE", "Heartbeat", "Keepalive"]
@@ -64,21 +67,111 @@ class Keepalive(Checked):
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat(Checked):
-    """Asks the peer itself for a sign of life, for protocols that have one: it sends bytes and waits for any answer."""
+    """Asks the peer itself for a sign of life, where the protocol has one: bytes are sent, and an answer awaited."""
 
     PREFIX = "heartbeat."
 
-    REQUIRED = ("payload", "every", "timeout")
+    REQUIRED = ("payload", "every")
 
     payload: bytes | Callable[[], bytes] = field(metadata=about(
         callable_or_bytes("bytes, or a function that makes them"), "What is sent."
     ))  # fmt: skip
-    every: float = field(metadata=about(SPAN, "Silence after which it is sent."))
-    timeout: float = field(metadata=about(SPAN, "Silence after it was sent that means that the peer is lost."))
-    expect: bytes | Callable[[bytes], bool] | None = field(default=None, metadata=about(
-        callable_or_bytes("bytes that the answer begins with, or a function that knows it", can_be_off=True),
-        "What counts as the answer. None: whatever arrives.", "Whoever sends anything is alive."
+    every: float = field(metadata=about(SPAN, "Silence in both directions after which it is sent."))
+    timeout: float | None = field(default=None, metadata=about(
+        number("seconds"),
+        "Silence after it was sent that means that the peer is lost. Needed with `expect`, of no use without.",
+        "How long an answer may take depends on the peer."
     ))  # fmt: skip
+    expect: Expectation = field(default=None, metadata=about(
+        callable_or_bytes("the bytes of the answer, or a function that knows it", can_be_off=True),
+        "The answer. Bytes: exactly these, and they are taken out of what the application receives. A function: it is "
+        "shown each chunk that arrives while an answer is owed, and says whether that is it; the application receives "
+        "all. None: no answer is awaited, only an error of the connection tells.",
+        "There are protocols where nobody answers: a comment line, a NOP."
+    ))  # fmt: skip
+
+    def __post_init__(self) -> None:
+        Checked.__post_init__(self)  # not super(): as above
+        if self.expect is not None and self.timeout is None:
+            raise PolicyError("heartbeat.timeout", None, "with expect, give the seconds that an answer may take")
+
+    @classmethod
+    def redis(cls, every: float = 30, timeout: float = 5) -> Self:
+        """Makes the heartbeat of a client of Redis: PING, whose answer the application never sees.
+
+        It also suits a connection that subscribes. It does not suit one that waits in BLPOP or
+        another blocking command for longer than `every`, as Redis answers nothing meanwhile, nor
+        one that pauses as long between MULTI and EXEC.
+        """
+        return cls(PING, every, timeout, RedisPongs)
+
+    @classmethod
+    def telnet_nop(cls, every: float = 60) -> Self:
+        """Makes the heartbeat of a telnet connection: the command NOP of RFC 854, which nobody answers."""
+        return cls(b"\xff\xf1", every)
+
+    @classmethod
+    def sse(cls, every: float = 15) -> Self:
+        """Makes the heartbeat of a server of events (text/event-stream): a comment line, which nobody answers.
+
+        The HTML standard recommends one about every 15 seconds, against proxies that drop
+        silent connections. It suits a response that is not chunked and has begun.
+        """
+        return cls(b":\n\n", every)
+
+    @classmethod
+    def websocket(cls, every: float = 20, timeout: float = 20, mask: Callable[[], bytes] | None = None) -> Self:
+        """Makes the heartbeat of a WebSocket (RFC 6455): an empty ping, answered by any pong.
+
+        It begins with the handshake or the first frame that the peer sends, and ends with its
+        close frame. The application's own library receives the pongs too, and ignores them, as
+        it has to (5.5.3). HTTP/2 and what is encrypted cannot be read, so nothing is sent there.
+
+        Args:
+            every: Seconds of silence before a ping.
+            timeout: Seconds of silence after it.
+            mask: A client has to give a function of four random bytes or more, such as `secrets.token_bytes` (5.3);
+                a server must not.
+        """
+        if mask is not None and not callable(mask):
+            raise PolicyError("heartbeat.mask", mask, "give a function of random bytes, secrets.token_bytes; or None")
+        return cls(ping(mask), every, timeout, PongFrames)
+
+    @classmethod
+    def line(
+        cls,
+        question: bytes,
+        answer: bytes | None = None,
+        end: bytes = b"\n",
+        *,
+        every: float = 30,
+        timeout: float | None = None,
+    ) -> Self:
+        """Makes the heartbeat of a protocol of lines.
+
+        Args:
+            question: The line to send, without its end.
+            answer: The line that the peer answers, without its end; None: it answers nothing.
+            end: Ends each line.
+            every: Seconds of silence before a question.
+            timeout: Seconds of silence after it, 10 if not given.
+
+        Raises:
+            PolicyError: One is empty, is no bytes or holds the end of a line.
+        """
+        end = _line("end", end)
+        payload = _line("question", question, end) + end
+        if answer is None:
+            return cls(payload, every, timeout)
+        return cls(payload, every, 10 if timeout is None else timeout, _line("answer", answer, end) + end)
+
+
+def _line(name: str, value: object, end: bytes | None = None) -> bytes:
+    if isinstance(value, bytes) and value and (end is None or end not in value):
+        return value
+    raise PolicyError(
+        "heartbeat.line." + name, value, "give bytes, 1 or more" + ", without the end" * (end is not None)
+    )
 
 
 def _read_keepalive(text: str) -> object:

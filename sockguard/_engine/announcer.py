@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from sockguard._core.causes import Cause
-from sockguard._core.decide import Action, Verdict
+from sockguard._core.decide import Action, Reason, Verdict
 from sockguard._core.events import Event, EventName, make_event
 from sockguard._core.facts import Holder, SocketFacts, TcpState
 from sockguard._core.inference import Side, age_of
@@ -61,7 +61,7 @@ class Announcer:
         """Finds it among all leaks of the process, which are looked for once a tick: they come by the thousand."""
         if self._leaks is None:
             self._leaks = _find_leaks()
-        return self._leaks.get(record.cookie)
+        return None if record.cookie is None else self._leaks.get(record.cookie)
 
     def cleared(self, record: Record, how: str) -> None:
         """Takes a told leak back."""
@@ -75,12 +75,15 @@ class Announcer:
 
     def step(self, record: Record, verdict: Verdict) -> None:
         """Tells that the guard ends a connection; once, whatever steps it takes."""
-        if verdict.action is Action.SHUT_DOWN and self._policy.mode == "enforce":
+        mode = record.policy_or(self._policy).mode
+        if verdict.action is Action.SHUT_DOWN and mode == "enforce":
             self.cleared(record, "ended_by_guard")
         if record.is_told or verdict.reason is None or record.connection is None:
             return
         record.is_told = True
-        fields = self._numbers(verdict, record.connection.unread, record.connection.step.name.lower())
+        if verdict.reason is Reason.HEARTBEAT:
+            self._say(EventName.HEARTBEAT_LOST, record, seconds=verdict.seconds, limit=verdict.limit, mode=mode)
+        fields = _numbers(verdict, record.connection.unread, record.connection.step.name.lower(), mode)
         self._say(EventName.CONNECTION_CLOSED, record, **fields, owner=self._owner_of(record))
 
     def ghost_leak(self, row: SocketFacts, holders: Sequence[Holder]) -> None:
@@ -96,15 +99,9 @@ class Announcer:
 
     def ghost_end(self, row: SocketFacts, verdict: Verdict, holders: Sequence[Holder]) -> None:
         """Tells that such a connection was ended."""
-        fields = _ghost_fields(row, holders) | self._numbers(verdict, row.unread, "shut_down")
+        fields = _ghost_fields(row, holders) | _numbers(verdict, row.unread, "shut_down", self._policy.mode)
         fields["owner"] = "closed here, kept by " + ", ".join(fields.pop("holders"))
         self._tell(make_event(EventName.CONNECTION_CLOSED, site="shared", **fields), self.now)
-
-    def _numbers(self, verdict: Verdict, unread: int, step: str) -> dict[str, object]:
-        return {
-            "reason": verdict.reason, "setting": verdict.setting, "limit": verdict.limit,
-            "seconds": verdict.seconds, "unread": unread, "step": step, "mode": self._policy.mode,
-        }  # fmt: skip
 
     def stuck(self, queue: StuckQueue, descriptors: DescriptorWatch) -> None:
         """Tells of an accept queue that nobody works off."""
@@ -123,6 +120,13 @@ class Announcer:
 
     def _say(self, name: EventName, record: Record, **fields: Any) -> None:
         self._tell(make_event(name, site=record.site, **(_common(record) | fields)), self.now)
+
+
+def _numbers(verdict: Verdict, unread: int, step: str, mode: str) -> dict[str, object]:
+    return {
+        "reason": verdict.reason, "setting": verdict.setting, "limit": verdict.limit,
+        "seconds": verdict.seconds, "unread": unread, "step": step, "mode": mode,
+    }  # fmt: skip
 
 
 def _common(record: Record) -> dict[str, object]:

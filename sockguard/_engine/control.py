@@ -42,7 +42,7 @@ RETRY_AFTER = 30.0
 MAX_ANSWER = 1 << 19
 """Bytes of an answer: some 1,000 connections with the stacks that opened them."""
 
-_NO_SIGNAL = int(socket.MSG_NOSIGNAL)
+_NO_SIGNAL = int(getattr(socket, "MSG_NOSIGNAL", 0))
 """A program that wants to die of SIGPIPE (head, and much that is used in pipes) must not do so by a client of ours."""
 
 

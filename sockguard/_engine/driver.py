@@ -9,9 +9,13 @@ it runs, and whoever counts right after a fork must find as many as before it.
 
 No signal is for it. A program that blocks a signal in all its threads, to take it by
 sigwait(), would be killed by it in one that it does not know of.
+
+Where there is no /proc, stopping can only wait for the last word of the thread, which is a
+few instructions before its end; and Windows has neither forks nor signals that threads could block.
 """
 
 import contextlib
+import math
 import os
 import signal
 import threading
@@ -25,13 +29,14 @@ __all__ = ["Driver"]
 
 MAX_WAIT = 1.0
 """Seconds that starting and stopping wait at most: a fork must not hang on us."""
-SIGNALS = signal.valid_signals() - {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT}
+_OF_FAULTS = ("SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGABRT")
+SIGNALS = signal.valid_signals() - {getattr(signal, name) for name in _OF_FAULTS if hasattr(signal, name)}
 """All but those of a fault, which come to the thread that caused it; blocked, they would kill past `faulthandler`."""
 
 # Taken once, here: tests of the program put mocks in the place of such functions, which must not
 # count our calls, nor answer them.
 _start_thread, _new_lock = native("_thread", "start_new_thread"), native("_thread", "allocate_lock")
-_native_id = native("_thread", "get_native_id")
+_native_id = native("_thread", "get_native_id" if hasattr(threading, "get_native_id") else "get_ident")
 _pause = native("time", "sleep")
 _now, _stat = monotonic, os.stat
 
@@ -46,14 +51,28 @@ class Driver:
     def __init__(self, tick: Callable[[float], object], every: float = TICK) -> None:
         self._tick = tick
         self._every = every
-        self._sleep = _new_lock()
+        self._sleep, self._presence = _new_lock(), _new_lock()
         self._is_stopped = True
         self._thread_id: int | None = None
+        self._next_tick_at = -math.inf
 
     @property
     def is_running(self) -> bool:
         """Tells whether the thread is there."""
         return not self._is_stopped
+
+    def tick_if_driven(self, now: float) -> float:
+        """Ticks in the caller's thread, if that is due and there is no thread of our own.
+
+        Returns:
+            The instant at which it wants to be called next.
+        """
+        if not self._is_stopped:
+            return math.inf
+        if now >= self._next_tick_at:
+            self._next_tick_at = now + self._every
+            self._tick(now)
+        return self._next_tick_at
 
     def start(self) -> None:
         """Starts the thread.
@@ -64,27 +83,30 @@ class Driver:
         if not self._is_stopped:
             return  # by another thread that has forked meanwhile
         self._is_stopped = False
-        self._sleep, is_there = _new_lock(), _new_lock()
-        self._sleep.acquire()
-        is_there.acquire()
+        self._sleep, self._presence, is_there = _new_lock(), _new_lock(), _new_lock()
+        for lock in (self._sleep, self._presence, is_there):
+            lock.acquire()
         self._thread_id = None
         try:
-            _start_thread(self._run, (self._sleep, is_there))
+            _start_thread(self._run, (self._sleep, self._presence, is_there))
         except RuntimeError:
             self._is_stopped = True
             raise
         is_there.acquire(timeout=MAX_WAIT)
 
-    def _run(self, sleep: Any, is_there: Any) -> None:
-        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    def _run(self, sleep: Any, presence: Any, is_there: Any) -> None:
+        _block_signals()
         self._thread_id = _native_id()
         is_there.release()
-        while True:
-            sleep.acquire(timeout=self._every)
-            if self._is_stopped or self._sleep is not sleep:  # the latter if a tick took longer than stop() waits
-                return
-            self._tick(_now())
-            _leave_no_dummy()
+        try:
+            while True:
+                sleep.acquire(timeout=self._every)
+                if self._is_stopped or self._sleep is not sleep:  # the latter if a tick took longer than stop() waits
+                    return
+                self._tick(_now())
+                _leave_no_dummy()
+        finally:
+            presence.release()
 
     def wake(self) -> None:
         """Makes the next tick happen now; from any thread, and without waiting."""
@@ -106,14 +128,20 @@ class Driver:
             return True  # not even begun
         try:
             _stat(f"/proc/self/task/{self._thread_id}")
-        except OSError:
-            return False
+        except OSError:  # gone; or there is no such list
+            return bool(self._presence.locked())
         return True
 
     def forget(self) -> None:
         """Takes note, in a forked child, that the thread did not come along."""
         self._is_stopped = True
         self._thread_id = None
+
+
+def _block_signals() -> None:
+    """Blocks all signals in this thread, where threads can."""
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
 
 
 def _leave_no_dummy() -> None:

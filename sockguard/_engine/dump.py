@@ -35,7 +35,9 @@ MAX_WAIT = 2.0
 """Seconds that the handler waits for the dump to be written before it calls the one that was there before,
 which may well end the process."""
 
-FATAL = frozenset({signal.SIGSEGV, signal.SIGFPE, signal.SIGABRT, signal.SIGBUS, signal.SIGILL})
+FATAL = frozenset(
+    getattr(signal, name) for name in ("SIGSEGV", "SIGFPE", "SIGABRT", "SIGBUS", "SIGILL") if hasattr(signal, name)
+)
 
 Stack = Sequence[tuple[CodeType, int]]
 
@@ -131,7 +133,7 @@ def _checked(signum: int) -> int:
     number = operator.index(signum)
     if number not in signal.valid_signals():
         msg = f"signum={number} makes no sense: there is no such signal; SIGUSR1 and SIGUSR2 are free for such uses"
-    elif number in {signal.SIGKILL, signal.SIGSTOP}:
+    elif number in {getattr(signal, "SIGKILL", None), getattr(signal, "SIGSTOP", None)}:
         msg = f"signum={number} makes no sense: {signal.Signals(number).name} cannot be handled; take SIGUSR1"
     elif number in FATAL:
         name = signal.Signals(number).name

@@ -65,9 +65,9 @@ class Ghosts:
 
     def _report(self, row: SocketFacts, connection: Connection, now: float) -> None:
         after = self._policy.leak_after
-        if after is None or row.cookie in self._told or row.cookie is None or connection.hung_up_at is None:
+        if after is None or row.cookie in self._told or row.cookie is None or connection.stands_since is None:
             return
-        if max(connection.moved_at, connection.hung_up_at) + after <= now:
+        if connection.stands_since + after <= now:
             self._told.add(row.cookie)
             self._on_leak(row, self._holders_of(row))
 

@@ -43,7 +43,7 @@ class Insight:
         recent: Callable[[], Iterable[tuple[float, Event]]],
         clock: Callable[[], float] = monotonic,
     ) -> None:
-        self._policy = policy
+        self.policy = policy
         self._registry = registry
         self._stalls = stalls
         self._recent = recent
@@ -63,7 +63,7 @@ class Insight:
             cookie = record.cookie or _cookie_of(record())
             if cookie is not None:
                 found[cookie] = self._known(record, stalled, search_until)
-        for ref, *_, site in list(self._registry.opened):  # since the last tick
+        for ref, _, _, _, site, _ in list(self._registry.opened):  # since the last tick
             if (cookie := _cookie_of(ref())) is not None:
                 found[cookie] = Known(created_at=site.frames())
         return found
@@ -100,7 +100,7 @@ class Insight:
                 {"thread": thread, "seconds": stall.seconds, "where": stall.where}
                 for thread, stall in self._stalled().items()
             ],
-            "policy": {info.name: _plain(getattr(self._policy, info.name)) for info in self._policy.describe()},
+            "policy": {info.name: _plain(getattr(self.policy, info.name)) for info in self.policy.describe()},
         }
 
     def _entry(self, record: Record, known: Known) -> dict[str, object]:

@@ -8,6 +8,7 @@ from sockguard._core.facts import Address, SocketFacts, TcpState
 from sockguard._core.listeners import Listeners
 from sockguard._kernel.inet_diag import open_diag, read_sockets
 from sockguard._kernel.own_fds import read_all_sockets, read_fd_count, read_fd_limit
+from sockguard.errors import KernelUnavailable
 
 __all__ = ["DescriptorWatch", "QueueWatch", "StuckQueue"]
 
@@ -84,7 +85,10 @@ class QueueWatch:
         if not self._waiting_since:
             self._waiting_since[0] = now  # the first time that one is not empty proves nothing
             return
-        queued = _read_queued()
+        try:
+            queued = _read_queued()
+        except (KernelUnavailable, OSError):
+            return  # no descriptor is left to ask with: at the next scan, then
         self._waiting_since = {0: now} | {
             s.cookie: self._waiting_since.get(s.cookie, now) for s in queued if s.cookie is not None
         }

@@ -13,7 +13,9 @@ from typing import Any, NamedTuple, Self
 from sockguard._core.connection import Connection
 from sockguard._core.decide import Verdict
 from sockguard._core.facts import Address
+from sockguard._core.policy import Policy
 from sockguard._engine.sites import Site
+from sockguard._engine.terms import Terms
 
 __all__ = ["LoopRef", "Names", "Record", "running_loop", "stranger"]
 
@@ -45,7 +47,7 @@ class Record(weakref.ref[Any]):
 
     __slots__ = (
         "connection", "cookie", "ended_at", "fd", "is_server", "is_told", "loop", "names", "opened_at", "reported",
-        "site", "verdict",
+        "site", "terms", "verdict",
     )  # fmt: skip
 
     fd: int
@@ -57,6 +59,8 @@ class Record(weakref.ref[Any]):
     site: Site | None
     connection: Connection | None
     """Its history; None until it is first looked at, which for most never happens."""
+    terms: Terms | None
+    """What the program says of it, if it guards it explicitly."""
     names: Names | None
     """Its addresses, read when its peer hung up: of a connection that is over the kernel forgets them."""
     verdict: Verdict | None
@@ -83,6 +87,7 @@ class Record(weakref.ref[Any]):
         is_server: bool,
         loop: LoopRef | None,
         site: Site | None,
+        terms: Terms | None = None,
     ) -> None:
         self.fd = fd
         self.cookie = cookie
@@ -90,11 +95,16 @@ class Record(weakref.ref[Any]):
         self.is_server = is_server
         self.loop = loop
         self.site = site
+        self.terms = terms
         self.is_told = False
         self.connection = self.verdict = self.names = self.ended_at = self.reported = None
 
     def __new__(cls, owner: Any, callback: Callable[[Any], object] | None, *_: object) -> Self:
         return super().__new__(cls, owner, callback)
+
+    def policy_or(self, policy: Policy) -> Policy:
+        """Gives the policy of this connection; the one that is given, unless it has its own."""
+        return policy if self.terms is None or self.terms.policy is None else self.terms.policy
 
     @property
     def has_object(self) -> bool:

@@ -17,15 +17,18 @@ from typing import Any
 
 from sockguard._engine.record import LoopRef, Record, stranger
 from sockguard._engine.sites import Site
+from sockguard._engine.terms import Terms
+from sockguard._kernel.one_socket import fd_of
 
 __all__ = ["Entry", "Registry"]
 
 MAX_GHOSTS = 4096
 """Connections remembered that this process has closed while a forked child may hold them, some 100 bytes each."""
 
-Entry = tuple[Any, int, bool, LoopRef | None, Site]
+Entry = tuple[Any, int, bool, LoopRef | None, Site, Terms | None]
 """What is known of a connection when it is opened: a weak reference to its owner, the descriptor (-1 where
-the owner is a transport, which will tell), whether we accepted it, its event loop and its site.
+the owner is a transport, which will tell), whether we accepted it, its event loop, its site, and the terms of
+one that is guarded explicitly.
 
 When it was opened is taken to be the next tick, so that no time-out of it comes early."""
 
@@ -50,24 +53,33 @@ class Registry:
             entry = self.opened.popleft()
             fd = entry[1] if entry[1] >= 0 else _fd_of(entry[0]())
             if fd >= 0:
-                last[fd] = entry
+                last[fd] = _with_its_beginning(last.get(fd), entry)
         for fd, entry in last.items():
             self._enlist(fd, entry, now)
 
     def _enlist(self, fd: int, entry: Entry, now: float) -> None:
-        ref, given_fd, is_server, loop, site = entry
+        ref, given_fd, is_server, loop, site, terms = entry
+        if terms is not None:
+            terms.fd = fd
         owner, old = ref(), self.by_fd.get(fd)
         if old is not None:
             if owner is not None and old() is owner:
-                return  # the same, announced again: connect_ex() that asks how far it is
+                self._agree_anew(old, terms)
+                return
             self._displaced.append(old)
         if owner is None or (given_fd >= 0 and not _is_at(owner, fd)):
             record = stranger(fd, None, now, is_server=is_server)
-            record.loop, record.site = loop, site
+            record.loop, record.site, record.terms = loop, site, terms
         else:
-            record = Record(owner, self._died.append, fd, None, now, is_server, loop, site)
+            record = Record(owner, self._died.append, fd, None, now, is_server, loop, site, terms)
         self.by_fd[fd] = record
         self._new.append(record)
+
+    def _agree_anew(self, record: Record, terms: Terms | None) -> None:
+        """Takes note that a connection was announced again: connect_ex() that asks how far it is, or a wrapper."""
+        if terms is not None and record.terms is not terms:
+            record.terms = terms
+            self._new.append(record)  # its policy may set a time
 
     def take_new(self, now: float) -> Iterator[Record]:
         """Takes out the records that nobody has looked at yet."""
@@ -133,6 +145,13 @@ class Registry:
         self._new.clear()
 
 
+def _with_its_beginning(first: Entry | None, entry: Entry) -> Entry:
+    """Keeps of one that was announced twice who opened it, on which loop and where; the terms are the later ones."""
+    if first is None or first[0] is not entry[0]:  # the same owner has the same reference
+        return entry
+    return (*first[:5], entry[5] or first[5])
+
+
 def _fd_of(transport: Any) -> int:
     """Tells the descriptor of a transport; -1 if it has none any more, or is none."""
     try:
@@ -147,6 +166,6 @@ def _fd_of(transport: Any) -> int:
 def _is_at(owner: Any, fd: int) -> bool:
     """Tells whether a socket object still has the descriptor that it had."""
     try:
-        return bool(owner.fileno() == fd)
+        return bool(fd_of(owner) == fd)
     except Exception:  # noqa: BLE001 - as above
         return False

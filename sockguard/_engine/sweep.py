@@ -9,16 +9,16 @@ which descriptors they have (of CPython's own tests, test_subprocess lists those
 """
 
 import contextlib
-import dataclasses
 from typing import Any
 
 from sockguard._core.connection import Connection
-from sockguard._core.decide import first_look_after, next_at
+from sockguard._core.decide import next_at
 from sockguard._core.facts import TcpState
 from sockguard._core.inference import opened_by_us
 from sockguard._core.policy import Policy
 from sockguard._core.timers import Wheel
 from sockguard._engine.announcer import Announcer
+from sockguard._engine.clauses import ClausesBook
 from sockguard._engine.enforcement import Enforcer
 from sockguard._engine.established import EstablishedScan
 from sockguard._engine.ghosts import Ghosts
@@ -27,6 +27,7 @@ from sockguard._engine.record import Record
 from sockguard._engine.registry import Registry
 from sockguard._engine.stalls import StallWatch
 from sockguard._engine.strangers import Findings, Strangers
+from sockguard._engine.terms import Demands
 from sockguard._kernel.activity import was_ever_connected
 from sockguard._kernel.borrow import Borrower, Gone
 from sockguard._kernel.keepalive import apply_keepalive
@@ -47,12 +48,19 @@ _CLOSE, _SYN_SENT, _LISTEN = int(TcpState.CLOSE), int(TcpState.SYN_SENT), int(Tc
 
 
 class Sweep:
-    """All that the guard does in its own time."""
+    """All that the guard does in its own time.
 
-    def __init__(self, policy: Policy, registry: Registry, stalls: StallWatch, announcer: Announcer) -> None:
+    Args:
+        policy: For all connections that have none of their own.
+        demands: Of which connections the program demands an end, if not taken back by then.
+    """
+
+    def __init__(
+        self, policy: Policy, registry: Registry, stalls: StallWatch, announcer: Announcer, demands: Demands
+    ) -> None:
         self._policy = policy
-        self._hurried = _under_pressure(policy)
-        self._first_look_after = first_look_after(policy)
+        self._clauses = ClausesBook(policy)
+        self._demands = demands
         self._registry = registry
         self._announcer = announcer
         self._now = 0.0
@@ -85,11 +93,11 @@ class Sweep:
             if not self._peers.is_intact:
                 self.start_anew()
             self._take_stock()
-            self._to_look.update(self._peers.drain(), self._wheel.pop_due(now))
+            self._to_look.update(self._peers.drain(), self._wheel.pop_due(now), self._demands.pop_due(now))
             self._look_at_those_due()
         if findings := self._strangers.scan_if_due(now):
             self._take_in(findings)
-        if self._first_look_after is not None:
+        if self._clauses.usual.first_look_after is not None:
             self._welcome(self._established.scan_if_due(now))
         if now - self._watched_at >= WATCH_EVERY:
             self._watched_at = now
@@ -152,6 +160,7 @@ class Sweep:
 
     def _admit(self, record: Record) -> None:
         """Begins to watch a connection that outlived its first tick."""
+        clauses = self._clauses.of(record)
         try:
             with self._borrower.borrow(record.fd, record.cookie) as sock:
                 if not _is_established(sock):
@@ -160,16 +169,17 @@ class Sweep:
                 record.cookie = record.cookie or read_cookie(sock)
                 if not record.has_object:
                     _correct_side(record, sock)
-                _keep_alive(sock, self._policy)
+                _keep_alive(sock, clauses.policy)
         except (Gone, OSError):
             self._registry.forget(record)
             return
         self._peers.add(record.fd)
-        if self._first_look_after is not None:
-            self._wheel.schedule(record.fd, record.opened_at + self._first_look_after)
+        if clauses.first_look_after is not None:
+            self._wheel.schedule(record.fd, record.opened_at + clauses.first_look_after)
 
     def _look(self, record: Record) -> None:
-        policy = self._hurried if self.descriptors.is_pressing(self._now) else self._policy
+        clauses = self._clauses.of(record)
+        policy = clauses.hurried if self.descriptors.is_pressing(self._now) else clauses.policy
         was_hung_up = record.is_hung_up
         try:
             connection = self._enforcer.look(record, self._now, policy)
@@ -207,10 +217,11 @@ class Sweep:
 
     def _leak_at(self, record: Record, connection: Connection) -> float | None:
         """Tells when a connection that stands still is to be reported."""
-        is_over = connection.hung_up_at is None or record.reported is not None or record.is_ended_by_guard
-        if is_over or self._policy.leak_after is None:
+        leak_after = record.policy_or(self._policy).leak_after
+        is_over = connection.is_expected or record.reported is not None or record.is_ended_by_guard
+        if is_over or leak_after is None or connection.stands_since is None:
             return None
-        return max(connection.moved_at, connection.hung_up_at or 0.0) + self._policy.leak_after
+        return connection.stands_since + leak_after
 
     def _take_in(self, findings: Findings) -> None:
         for record in findings.closed:
@@ -256,7 +267,7 @@ def _correct_side(record: Record, sock: Any) -> None:
     facts = read_facts(sock)
     was_opened_by_us = opened_by_us(facts) if facts is not None else None
     if was_opened_by_us is not None and was_opened_by_us == record.is_server:
-        record.is_server, record.loop, record.site = not was_opened_by_us, None, None
+        record.is_server, record.loop, record.site, record.terms = not was_opened_by_us, None, None, None
 
 
 def _keep_alive(sock: Any, policy: Policy) -> None:
@@ -276,10 +287,3 @@ def _is_established(sock: Any) -> bool:
     if state == _LISTEN:
         raise Gone
     return state != _SYN_SENT and (state != _CLOSE or was_ever_connected(sock))
-
-
-def _under_pressure(policy: Policy) -> Policy:
-    """The policy while descriptors are short: what has hung up gets no longer than a leak takes to be reported."""
-    if policy.shed_dead_on_accept is None or policy.fin_timeout is None or policy.leak_after is None:
-        return policy
-    return dataclasses.replace(policy, fin_timeout=min(policy.fin_timeout, policy.leak_after))

@@ -9,6 +9,7 @@ import struct
 
 from sockguard._core.connection import Activity
 from sockguard._core.facts import TcpState
+from sockguard._kernel.one_socket import fd_of
 from sockguard._kernel.tcp_info import read_tcp_info
 
 try:
@@ -35,7 +36,7 @@ def read_activity(sock: _socket.socket) -> Activity:
     """
     raw = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _SIZE)
     state, received_ms, heard_ms, acked, received = _unpack_info(raw.ljust(_SIZE, b"\0"))
-    fd, count = sock.fileno(), bytearray(4)  # bytes would be copied three times
+    fd, count = fd_of(sock), bytearray(4)  # bytes would be copied three times
     ioctl(fd, FIONREAD, count)
     (unread,) = _unpack_queue(count)
     ioctl(fd, TIOCOUTQ, count)

@@ -11,6 +11,9 @@ Danger: a user timeout takes the place of the count. With TCP_USER_TIMEOUT=5000,
 limits how long sent data may stay unacknowledged, a single lost probe ends a connection
 that was merely idle - but only once somebody turns SO_KEEPALIVE on.
 
+Elsewhere. macOS has another name for idle. Windows has had these names since 10 (1709); before,
+one ioctl sets idle and interval, in milliseconds, and the count is 10 (SIO_KEEPALIVE_VALS).
+
 Choice: what the application has set is its own and stays. Only the rest is set, and
 nothing at all where SO_KEEPALIVE is on already, or where the result would be that danger.
 """
@@ -31,6 +34,7 @@ IDLE: int | None = getattr(socket, "TCP_KEEPIDLE", getattr(socket, "TCP_KEEPALIV
 INTERVAL: int | None = getattr(socket, "TCP_KEEPINTVL", None)
 COUNT: int | None = getattr(socket, "TCP_KEEPCNT", None)
 USER_TIMEOUT: int | None = getattr(socket, "TCP_USER_TIMEOUT", None)
+VALUES: int | None = getattr(socket, "SIO_KEEPALIVE_VALS", None)
 _OPTIONS = (IDLE, INTERVAL, COUNT, USER_TIMEOUT)
 
 _NOT_TCP = {errno.ENOPROTOOPT, errno.EOPNOTSUPP, errno.EINVAL}
@@ -83,6 +87,8 @@ def apply_keepalive(sock: _socket.socket, keepalive: Keepalive) -> bool:
     for option, now, value in zip(_OPTIONS, theirs, wanted, strict=True):
         if option is not None and value != now:
             sock.setsockopt(socket.IPPROTO_TCP, option, value)
+    if IDLE is None and VALUES is not None:
+        getattr(sock, "ioctl")(VALUES, (1, 1000 * wanted[0], 1000 * wanted[1]))  # noqa: B009 - only Windows has it
     # Last, as it starts the timer with what is set by then (`tcp_set_keepalive`).
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     return True

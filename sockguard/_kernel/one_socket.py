@@ -7,17 +7,35 @@ in another network namespace), and how one is made sure of right before acting o
 import _socket
 import os
 import socket
-import struct
 import sys
+from typing import Protocol
 
 from sockguard._core.facts import Address, SocketFacts, TcpState
 from sockguard._kernel.tcp_info import read_tcp_info
+from sockguard._kernel.unread import count_unread
 
-__all__ = ["read_cookie", "read_facts", "read_unread"]
+__all__ = ["fd_of", "read_cookie", "read_facts", "read_unread"]
 
 SO_COOKIE = 57
 """asm-generic/socket.h (Linux 4.12); Python has no name for it. SPARC and PA-RISC have other numbers."""
 TIMER_KEEPALIVE = 2
+_Raw = _socket.socket
+_fileno = _Raw.fileno
+
+
+class HasNumber(Protocol):
+    """A socket, or what an event loop gives in place of one."""
+
+    def fileno(self) -> int:
+        """Its descriptor; -1 if it has none."""
+
+
+def fd_of(sock: HasNumber) -> int:
+    """Tells the number of a socket.
+
+    `GuardedSocket.fileno()` takes note that its number was handed out; this is no handing out.
+    """
+    return _fileno(sock) if isinstance(sock, _Raw) else int(sock.fileno())
 
 
 def read_cookie(sock: _socket.socket) -> int:
@@ -90,8 +108,4 @@ def read_unread(sock: _socket.socket) -> int:
     Raises:
         OSError: The descriptor is closed.
     """
-    import fcntl  # noqa: PLC0415 - these two do not exist on Windows, where this file must import
-    import termios  # noqa: PLC0415
-
-    (count,) = struct.unpack("=i", fcntl.ioctl(sock.fileno(), termios.FIONREAD, bytes(4)))
-    return int(count)
+    return count_unread(fd_of(sock))

@@ -22,7 +22,7 @@ def until(predicate, seconds=20):
     return False
 
 def failures():
-    return [e.message for _, e in sockguard.patch._installed.teller.recent if e.name == "guard_failed"]
+    return [e.message for _, e in sockguard._process.running.teller.recent if e.name == "guard_failed"]
 """
 PATCH = "from gevent import monkey; monkey.patch_all()\n"
 INSTALL = "sockguard.install(fin_timeout=0.5, leak_after=None)\n"

@@ -25,7 +25,7 @@ async def until(predicate, seconds=20):
     return False
 
 def failures():
-    return [e.message for _, e in sockguard.patch._installed.teller.recent if e.name == "guard_failed"]
+    return [e.message for _, e in sockguard._process.running.teller.recent if e.name == "guard_failed"]
 """
 
 

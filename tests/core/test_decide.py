@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sockguard._core.connection import Activity, Connection, Step, begin
+from sockguard._core.connection import Activity, Connection, Demand, Step, begin
 from sockguard._core.decide import (
     EOF_LOOKS_EVERY,
     LOOKS_PER_TIMEOUT,
@@ -91,7 +91,41 @@ def test_clause_falls_due_exactly_when_its_limit_is_over(
 
 def test_every_clause_has_an_example() -> None:
     """None is missing above."""
-    assert {parameters.values[2] for parameters in CLAUSES} == {timeout.reason for timeout in TIMEOUTS} == set(Reason)
+    assert {parameters.values[2] for parameters in CLAUSES} == {timeout.reason for timeout in TIMEOUTS}
+    assert set(Reason) - {timeout.reason for timeout in TIMEOUTS} == {Reason.DEADLINE, Reason.HEARTBEAT}
+
+
+DEMAND = Demand(Reason.DEADLINE, 1001.0, 5.0)
+
+
+def test_what_the_program_demands_falls_due_exactly_then() -> None:
+    """Bytes that move do not put it off, and the verdict names it with its numbers."""
+    c = is_live(demand=DEMAND, moved_at=1005.0, received_at=1005.0)
+    assert decide(c, Policy(), DEMAND.due_at - INSTANT).action is Action.KEEP
+    assert decide(c, Policy(), DEMAND.due_at).action is Action.SHUT_DOWN
+    assert decide(c, Policy(), 1008.0)[1:] == (Reason.DEADLINE, None, 5.0, 7.0)
+    assert next_at(c, Policy(), 1002.0) == DEMAND.due_at
+    heartbeat = DEMAND._replace(reason=Reason.HEARTBEAT)
+    assert decide(c._replace(demand=heartbeat), Policy(), 1008.0)[1:3] == (Reason.HEARTBEAT, "heartbeat.timeout")
+
+
+def test_a_connection_that_is_over_is_ended_for_no_demand() -> None:
+    """It has a reason of its own."""
+    c = is_live(demand=DEMAND, state=CLOSE, hung_up_at=1002.0)
+    assert decide(c, Policy(), 1010.0).reason is None
+
+
+@pytest.mark.parametrize(
+    "fields", [{"idle_timeout": 5}, {"read_idle_timeout": 5}, {"first_byte_timeout": 5}, {"max_lifetime": 5}]
+)
+def test_a_connection_that_is_expected_to_live_long_may_be_silent_and_old(fields: dict[str, float]) -> None:
+    """And is not looked at for it; but what its peer does is judged as ever."""
+    c = is_live(is_server=True, received=0)
+    assert decide(c, Policy(**fields), 5000.0).action is not Action.KEEP
+    assert decide(c._replace(is_expected=True), Policy(**fields), 5000.0).action is Action.KEEP
+    assert next_at(c._replace(is_expected=True), Policy(**fields), 5000.0) is None
+    gone = c._replace(is_expected=True, state=CLOSE_WAIT, hung_up_at=1002.0)
+    assert decide(gone, Policy(**fields), 5000.0).reason is Reason.HALF_CLOSED
 
 
 def test_table_in_the_documentation_is_that_of_the_clauses() -> None:

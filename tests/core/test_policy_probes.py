@@ -7,6 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sockguard._core.policy_probes import HEARTBEAT, KEEPALIVE, Heartbeat, Keepalive
+from sockguard._core.pong_frames import PongFrames
+from sockguard._core.redis_pongs import RedisPongs
 from sockguard.errors import PolicyError
 
 PROBE_SECONDS = st.integers(1, 32767)
@@ -99,6 +101,8 @@ def test_keepalive_in_a_file(table, keepalive):
 
 # Heartbeat
 
+EXPECTATIONS = "give the bytes of the answer, or a function that knows it; None turns it off"
+
 
 @pytest.mark.parametrize(
     ("field", "value", "remedy"),
@@ -107,14 +111,17 @@ def test_keepalive_in_a_file(table, keepalive):
         ("payload", "PING", "give bytes, or a function that makes them"),
         ("payload", None, "give bytes, or a function that makes them"),
         ("every", 0, SPAN),
-        ("timeout", None, SPAN),
-        ("expect", b"", "give bytes that the answer begins with, or a function that knows it; None turns it off"),
+        ("every", None, SPAN),
+        ("timeout", 0, SPAN + "; None turns it off"),
+        ("timeout", None, "with expect, give the seconds that an answer may take"),
+        ("expect", b"", EXPECTATIONS),
+        ("expect", "PONG", EXPECTATIONS),
         ("timout", 3, "there is no such field, the nearest is timeout"),
     ],
 )
 def test_heartbeat_that_makes_no_sense(field, value, remedy):
     """Each field is checked by name, as those of the policy are."""
-    fields = {"payload": b"PING\n", "every": 30, "timeout": 10} | {field: value}
+    fields = {"payload": b"PING\n", "every": 30, "timeout": 10, "expect": b"PONG\n"} | {field: value}
     assert complaint(Heartbeat, **fields) == f"heartbeat.{field}={value!r} makes no sense: {remedy}"
 
 
@@ -122,14 +129,19 @@ def test_heartbeat_takes_bytes_or_functions():
     """What is sent may differ each time, and only the application may know what an answer is."""
     heartbeat = Heartbeat(bytes, 30, 10, bool)
     assert (heartbeat.payload, heartbeat.every, heartbeat.timeout, heartbeat.expect) == (bytes, 30.0, 10.0, bool)
-    assert Heartbeat(b"PING\n", 30, 10).expect is None
 
 
-@pytest.mark.parametrize("missing", ["payload", "every", "timeout"])
+def test_heartbeat_that_nobody_answers_needs_no_timeout():
+    """Then there is nothing that could be late."""
+    heartbeat = Heartbeat(b"NOP\n", 30)
+    assert (heartbeat.timeout, heartbeat.expect) == (None, None)
+
+
+@pytest.mark.parametrize("missing", ["payload", "every"])
 def test_heartbeat_in_a_file_lacks_nothing(missing):
     """What has no default has to be there, and is asked for as if it were None."""
-    table = {"payload": "PING\n", "every": 30, "timeout": 10}
-    assert HEARTBEAT.read_table(table) == Heartbeat(b"PING\n", 30, 10)
+    table = {"payload": "PING\n", "every": 30, "timeout": 10, "expect": "PONG\n"}
+    assert HEARTBEAT.read_table(table) == Heartbeat(b"PING\n", 30, 10, b"PONG\n")
     del table[missing]
     assert complaint(HEARTBEAT.read_table, table).startswith(f"heartbeat.{missing}=None makes no sense: give ")
 
@@ -138,3 +150,48 @@ def test_heartbeat_that_is_no_table_is_left_for_the_check():
     """Text cannot say what a heartbeat is."""
     assert HEARTBEAT.read_table(30) == 30
     assert HEARTBEAT.read_text("PING") == "PING"
+
+
+# Heartbeats that are ready
+
+
+@pytest.mark.parametrize(
+    ("made", "written"),
+    [
+        (Heartbeat.redis(), Heartbeat(b"*1\r\n$4\r\nPING\r\n", 30, 5, RedisPongs)),
+        (Heartbeat.redis(every=60, timeout=20), Heartbeat(b"*1\r\n$4\r\nPING\r\n", 60, 20, RedisPongs)),
+        (Heartbeat.telnet_nop(), Heartbeat(bytes([255, 241]), 60)),
+        (Heartbeat.telnet_nop(every=5), Heartbeat(bytes([255, 241]), 5)),
+        (Heartbeat.sse(), Heartbeat(b":\n\n", 15)),
+        (Heartbeat.websocket(), Heartbeat(bytes([0x89, 0]), 20, 20, PongFrames)),
+        (Heartbeat.line(b"PING"), Heartbeat(b"PING\n", 30)),
+        (Heartbeat.line(b"PING", b"PONG"), Heartbeat(b"PING\n", 30, 10, b"PONG\n")),
+        (
+            Heartbeat.line(b"PING", answer=b"PONG", end=b"\r\n", every=5, timeout=2),
+            Heartbeat(b"PING\r\n", 5, 2, b"PONG\r\n"),
+        ),
+    ],
+)
+def test_heartbeats_of_known_protocols(made, written):
+    """Each is a heartbeat like any other: its bytes could have been written by hand."""
+    assert made == written
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda: Heartbeat.redis(every=0), f"heartbeat.every=0 makes no sense: {SPAN}"),
+        (lambda: Heartbeat.redis(timeout=None), "heartbeat.timeout=None makes no sense: with expect, give the seconds"),
+        (lambda: Heartbeat.sse(every="15"), f"heartbeat.every='15' makes no sense: {SPAN}"),
+        (lambda: Heartbeat.telnet_nop(every=-1), f"heartbeat.every=-1 makes no sense: {SPAN}"),
+        (lambda: Heartbeat.line("PING"), "heartbeat.line.question='PING' makes no sense: give bytes, 1 or more"),
+        (lambda: Heartbeat.line(b""), "heartbeat.line.question=b'' makes no sense: give bytes, 1 or more, without the"),
+        (lambda: Heartbeat.line(b"PING\n"), "heartbeat.line.question=b'PING\\n' makes no sense: give bytes, 1 or more"),
+        (lambda: Heartbeat.line(b"PING", b""), "heartbeat.line.answer=b'' makes no sense: give bytes, 1 or more"),
+        (lambda: Heartbeat.line(b"PING", end=b""), "heartbeat.line.end=b'' makes no sense: give bytes, 1 or more"),
+        (lambda: Heartbeat.line(b"PING", b"PONG", timeout=0), f"heartbeat.timeout=0 makes no sense: {SPAN}"),
+    ],
+)
+def test_ready_made_heartbeat_that_makes_no_sense(make, text):
+    """What is given is checked as the policy's fields are, and the error names it."""
+    assert complaint(make).startswith(text)

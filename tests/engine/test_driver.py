@@ -181,3 +181,28 @@ def test_a_forked_child_starts_its_own(make, ticks):
     assert os.waitpid(pid, 0)[1] == 0
     n_before = len(ticks)
     assert eventually(lambda: len(ticks) > n_before)
+
+
+def test_without_proc_stopping_waits_for_the_last_word_of_the_thread(make, monkeypatch):
+    """Where the system does not list its threads, a tick that goes on is still seen to its end."""
+
+    def refuse(_):
+        raise FileNotFoundError
+
+    monkeypatch.setattr(driver, "_stat", refuse)
+    begun, ended = threading.Event(), []
+
+    def tick(_):
+        begun.set()
+        time.sleep(0.05)
+        ended.append(time.monotonic())
+
+    made = make(0.001, tick)
+    made.start()
+    assert begun.wait(5)
+    made.stop()
+    n_ended = len(ended)
+    assert n_ended
+    assert not begun.clear()
+    assert not begun.wait(0.1)
+    assert len(ended) == n_ended

@@ -175,7 +175,7 @@ FORKS = """
 import os, signal, socket, sockguard, time
 guard = sockguard.install(fin_timeout=1, leak_after=None)
 told = []
-sockguard.patch._installed.teller.add_listener(told.append)
+sockguard._process.running.teller.add_listener(told.append)
 listener = socket.create_server(("127.0.0.1", 0))
 client = socket.create_connection(listener.getsockname())
 server, _ = listener.accept()

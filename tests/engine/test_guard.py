@@ -11,7 +11,8 @@ from interpreters import run_program
 from loopback import connect, listen, vanished_peer
 from sockguard._core.policy import Policy
 from sockguard._engine import guard as module
-from sockguard._engine.guard import MAX_FAILURES, Guard
+from sockguard._engine.failures import MAX_FAILURES
+from sockguard._engine.guard import Guard
 from sockguard.adapters import stdlib
 from sockguard.adapters.wrapping import Wrappings
 
@@ -42,7 +43,7 @@ def is_ended(sock):
     return eventually(lambda: state_of(sock) not in (1, 8))
 
 def failures():
-    return [e.message for _, e in sockguard.patch._installed.teller.recent if e.name == "guard_failed"]
+    return [e.message for _, e in sockguard._process.running.teller.recent if e.name == "guard_failed"]
 """
 
 
@@ -244,7 +245,7 @@ def test_failures_are_counted_and_the_first_few_told(wrapped, monkeypatch):
             with socket.create_connection(listener.getsockname()):
                 listener.accept()[0].close()
     assert len(wrapped.told("guard_failed")) == MAX_FAILURES
-    assert wrapped.guard.n_failures == 2 * MAX_FAILURES
+    assert wrapped.guard.failed.count == 2 * MAX_FAILURES
 
 
 def test_a_tick_that_fails_is_told_and_the_next_one_works(monkeypatch):
@@ -264,8 +265,10 @@ def test_a_tick_that_fails_is_told_and_the_next_one_works(monkeypatch):
 
 def test_no_thread_after_a_fork_is_told(monkeypatch):
     """The program forks on; what a hook of os.fork() raises, Python would print."""
-    monkeypatch.setattr("sockguard._engine.driver._start_thread", lambda *_: raising_runtime())
     with driven() as d:
+        d.guard.start()
+        d.guard.before_fork()
+        monkeypatch.setattr("sockguard._engine.driver._start_thread", lambda *_: raising_runtime())
         d.guard.after_fork_in_parent()
         [failure] = d.told("guard_failed")
         assert failure.fields["where"].startswith("fork, ")
@@ -314,8 +317,8 @@ def test_a_transport_that_fails_is_told_of():
 def test_a_guard_without_an_end_of_its_own_can_be_left():
     """As a context manager it does what it was given to do, once, and nothing where it was given nothing."""
     ends: list[str] = []
-    with Guard(Policy(), lambda *_: None, on_exit=lambda: ends.append("over")) as guard:
-        assert isinstance(guard, Guard)
+    with Guard(Policy(), lambda *_: None) as guard:
+        guard.on_exit = lambda: ends.append("over")
     guard.stop()
     with Guard(Policy(), lambda *_: None) as guard:
         pass

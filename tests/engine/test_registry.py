@@ -40,7 +40,7 @@ class Transport:
 
 
 def announce(registry: Registry, owner, fd: int, *, is_server=True) -> None:
-    registry.opened.append((weakref.ref(owner), fd, is_server, None, capture()))
+    registry.opened.append((weakref.ref(owner), fd, is_server, None, capture(), None))
 
 
 def test_what_is_opened_is_enlisted_at_the_tick():

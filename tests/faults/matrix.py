@@ -101,7 +101,7 @@ def run_all(
     runs, doubtful = [], []
     for row, column in cells:
         why = skipped(row, column, can_drop=can_drop)
-        for kind in kinds:
+        for kind in kinds_of(column, kinds):
             if why:
                 yield Result(row, column, kind, Verdict(why), Seen())
             else:
@@ -115,6 +115,11 @@ def run_all(
     for result in run_several(prefix, doubtful, AT_ONCE_IF_DOUBTFUL):
         tell(result)
         yield result
+
+
+def kinds_of(column: str, kinds: list[str]) -> list[str]:
+    """Gives those of "guarded" and "bare" of which a column has cells of its own."""
+    return [kind for kind in kinds if kind == "guarded" or not COLUMNS[column].is_twin]
 
 
 def run_several(prefix: list[str], runs: list[tuple[str, str, str]], at_once: int) -> Iterator[Result]:

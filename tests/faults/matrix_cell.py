@@ -81,9 +81,19 @@ class Canary(threading.Thread):
 
 def command(row: Row, column: Column, *, guarded: bool) -> list[str]:
     """Gives the command line of the server."""
+    words = [*(["--tls", str(PEM)] if row.tls else []), *row.program]
+    if column.bare and guarded:
+        policy = [f"{name}={value}" for name, value in fields(row)]
+        environment = [f"SOCKGUARD_{name.upper()}={value}" for name, value in fields(row)]
+        return ["env", *environment, sys.executable, str(SERVERS / column.program), *words, "--policy", *policy]
     guard = ["-P", "-m", "sockguard", "run", *row.options] if guarded else []
-    tls = ["--tls", str(PEM)] if row.tls else []
-    return [sys.executable, *guard, str(SERVERS / column.program), *tls, *row.program]
+    return [sys.executable, *guard, str(SERVERS / (column.bare or column.program)), *words]
+
+
+def fields(row: Row) -> list[tuple[str, str]]:
+    """Gives a row's options as fields of a policy."""
+    pairs = zip(row.options[::2], row.options[1::2], strict=True)
+    return [(name.removeprefix("--").replace("-", "_"), value) for name, value in pairs]
 
 
 def run_cell(row_name: str, column_name: str, *, guarded: bool) -> Seen:

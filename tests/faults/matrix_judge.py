@@ -69,12 +69,13 @@ def judge(row: Row, column: Column, seen: Seen) -> Verdict:
 
 
 def _ended(row: Row, column: Column, seen: Seen) -> tuple[str, list[str]]:
-    late = [p for p in seen.patients if p["ended_after"] is None or p["ended_after"] > row.within]
+    within = row.within_of(column.name)
+    late = [p for p in seen.patients if p["ended_after"] is None or p["ended_after"] > within]
     if any(p["ended_after"] is None for p in late):
         state = "CLOSE_WAIT" if any(p["state"] == CLOSE_WAIT for p in late) else "ESTABLISHED"
         return f"still {state}", [f"{len(late)} of {len(seen.patients)} still {state}"]
     slowest = max(p["ended_after"] for p in seen.patients)
-    wrong = [f"{LATE}{slowest:.1f} s, {row.within:g} s allowed"] if late else []
+    wrong = [f"{LATE}{slowest:.1f} s, {within:g} s allowed"] if late else []
     if slowest < AT_ONCE and all(p["released_after"] is not None for p in seen.patients):
         return "closed by the program", wrong
     verb = "healed" if row.expect is Expect.HEALED else "ended"

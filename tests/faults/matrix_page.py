@@ -1,7 +1,7 @@
 """Writes docs/reference/fault-matrix.md from the results of a whole run."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from faults.matrix_columns import COLUMNS
@@ -18,14 +18,20 @@ HEAD = """\
 
 # Fault matrix
 
-What goes wrong with connections, on nine kinds of servers, with and without the guard. Each cell is a run on real
-sockets: a server that does not know sockguard is started by `sockguard run`, clients make the trouble, and what comes
-of it is read from `/proc` and by the clients. Beside the sick connections a healthy one sends and receives all the
+What goes wrong with connections, on many kinds of servers, with and without the guard. Each cell is a run on real
+sockets: a server is started, clients make the trouble, and what comes of it is read from `/proc` and by the clients.
+Most servers do not know sockguard and are started by `sockguard run`; the others are the same programs, opened by its
+wrappers, with nothing installed. Beside the sick connections a healthy one sends and receives all the
 time, and in the end a new client must be served. `make matrix` makes this page anew;
 `make matrix ARGS="--only fin-ignored/uvloop --details"` shows one cell in full.
 
 A cell is **RED** if a connection that makes progress was closed, a byte was lost, a connection is in CLOSE_WAIT longer
 than the policy says, the server died or no longer serves, or an exception of the guard reached the program.
+"""
+WRAPPERS = """\
+The policy is given to the wrapper. The process has the same one in its environment, as `SOCKGUARD_FIN_TIMEOUT=2` and
+so on: what a program hands on as a bare number, or keeps in a forked child, is no wrapper's any more, and nor is the
+accept queue of a listener.
 """
 LEGEND = """\
 | text | means |
@@ -50,13 +56,16 @@ def render(results: "Iterable[Result]") -> str:
         [
             HEAD,
             "## With the guard\n",
-            *table(cells, "guarded"),
+            *table(cells, "guarded", [column.name for column in COLUMNS.values() if not column.bare]),
+            "## With the wrappers\n",
+            WRAPPERS,
+            *table(cells, "guarded", [column.name for column in COLUMNS.values() if column.bare]),
             *footnotes(),
             "## What the words mean\n",
             LEGEND,
             "## Without it\n",
-            "The same faults on the same servers: is the trouble real there?\n",
-            *table(cells, "bare"),
+            "The same faults on the same servers: is the trouble real there? Those with wrappers are the same again.\n",
+            *table(cells, "bare", [column.name for column in COLUMNS.values() if not column.is_twin]),
             "## The policies\n",
             *policies(),
             *reds(cells),
@@ -64,11 +73,12 @@ def render(results: "Iterable[Result]") -> str:
     )
 
 
-def table(cells: "dict[tuple[str, str, str], Result]", kind: str) -> Iterator[str]:
-    yield line("fault", *(column.title for column in COLUMNS.values()))
-    yield line(*("---" for _ in range(len(COLUMNS) + 1)))
+def table(cells: "dict[tuple[str, str, str], Result]", kind: str, columns: Sequence[str]) -> Iterator[str]:
+    """Makes the lines of a table: a column for each of these kinds of servers."""
+    yield line("fault", *(COLUMNS[column].title for column in columns))
+    yield line(*("---" for _ in range(len(columns) + 1)))
     for row in ROWS.values():
-        yield line(row.title, *(text(cells.get((kind, row.name, column)), row, kind) for column in COLUMNS))
+        yield line(row.title, *(text(cells.get((kind, row.name, column)), row, kind) for column in columns))
     yield ""
 
 
@@ -79,7 +89,7 @@ def text(result: "Result | None", row: Row, kind: str) -> str:
     if result.column in row.not_in:
         return f"n/a [{mark(row)}]"
     said = result.verdict.text
-    if row.is_limit_in and kind == "guarded" and said.startswith("no service:"):
+    if kind == "guarded" and (said.startswith("no service:") or result.column in row.within_in):
         said = f"{said} [{mark(row)}]"
     if kind == "bare":
         return said.partition(":")[0]

@@ -1,7 +1,7 @@
 """The rows of the fault matrix: what goes wrong, with which policy, and what shall come of it."""
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from faults import matrix_faults as faults
@@ -46,9 +46,15 @@ class Row(NamedTuple):
     why_not: str = ""
     """and why."""
     is_limit_in: tuple[str, ...] = ()
-    """Columns in which the guard cannot help,"""
+    """Columns in which the guard cannot help;"""
+    within_in: Mapping[str, float] = {}
+    """Columns in which it takes longer: seconds,"""
     limit: str = ""
-    """and why: what is lost there is no fault of it."""
+    """and why, of either: what is lost there is no fault of the guard."""
+
+    def within_of(self, column: str) -> float:
+        """Tells in how many seconds a connection must be over on this kind of server."""
+        return self.within_in.get(column, self.within)
 
 
 ONE_PROCESS = "the process ends with its handler, and the kernel closes what it kept"
@@ -117,7 +123,14 @@ ROWS = {
             Expect.ENDED,
             (*DEFAULT, "--min-receive-rate", "50", "--receive-rate-grace", "1"),
         ),
-        Row("blocked-loop", "event loop (or thread) blocked for 7 s", faults.blocked_loop, watch_for=9),
+        Row(
+            "blocked-loop",
+            "event loop (or thread) blocked for 7 s",
+            faults.blocked_loop,
+            watch_for=9,
+            within_in={"guarded-selectors": 9.0},
+            limit="the guard works in `select()`, which a handler that blocks keeps from being called",
+        ),
         Row("blocked-thread", "handler waits for a hung thread", faults.hang_up("thread")),
         Row("raises", "handler raises, the error is kept", faults.hang_up("raises")),
         Row("endless", "handler never ends", faults.hang_up("endless")),
@@ -140,6 +153,8 @@ ROWS = {
             (*DEFAULT, "--leak-after", "2"),
             event="accept_queue_stuck",
             program=("--backlog", "5"),
+            not_in=("guarded-selectors",),
+            why_not="the guard works in `select()`, in the very thread that is stuck",
         ),
         Row(
             "emfile-mute",
@@ -155,8 +170,12 @@ ROWS = {
             faults.no_descriptors("ignore\n"),
             Expect.SERVED,
             program=("--children", "8"),
-            is_limit_in=("threads", "threading-tcp", "forking-tcp", "selectors", "anyio-trio", "gevent"),
-            limit="TCP is healed, but the descriptors belong to handlers that hang: only the program can close them",
+            is_limit_in=(
+                *("threads", "threading-tcp", "forking-tcp", "selectors", "anyio-trio", "gevent"),
+                "guarded-selectors",
+            ),
+            limit="TCP is healed, but the descriptors belong to handlers that hang, or are not in their selector any "
+            "more: only the program can close them",
         ),
         Row("tls-no-close-notify", "TLS: FIN without close_notify", faults.tls_ends(b""), tls=True),
         Row("tls-truncated", "TLS: FIN within a record", faults.tls_ends(faults.PART_OF_A_RECORD), tls=True),

@@ -11,6 +11,8 @@ CELLS = """
     fin-ignored/threads fin-ignored/streams fin-ignored/uvloop fin-ignored/gevent fin-ignored/anyio-trio
     fin-paused/protocol fin-read-late/threading-tcp fork-shared/selectors half-close-stream/streams
     half-close-late/forking-tcp mute/selectors vanished-idle/threads tls-truncated/streams emfile-mute/protocol
+    fin-ignored/guarded-threads fin-read-late/guarded-threading fin-ignored/guarded-selectors mute/aio-protocol
+    half-close-stream/aio-streams fin-paused/guarded-trio fin-ignored/guarded-anyio
 """.split()
 AT_ONCE = 7
 

@@ -249,3 +249,27 @@ def count_in_child(inode: int) -> int:
                 n_copies += os.fstat(fd).st_ino == inode
         os._exit(n_copies)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_fork_does_not_wait_for_whom_it_holds_up_itself() -> None:
+    """A finalizer of the program can run while a socket is lent, and wait for a lock that the forking thread holds."""
+    lock, is_lent, is_through = threading.Lock(), threading.Event(), threading.Event()
+
+    def lend() -> None:
+        with connect() as connection, borrow_socket(os.getpid(), connection.server.fileno()):
+            is_lent.set()
+            with lock:
+                is_through.set()
+
+    lender = threading.Thread(target=lend)
+    with lock:
+        lender.start()
+        assert is_lent.wait(5)
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if pidfd.no_fork.acquire(timeout=5) else 1)  # the child can lend, too
+        assert not is_through.is_set()
+    lender.join(5)
+    assert is_through.is_set()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -1,6 +1,6 @@
-"""A server of anyio on trio: a task for each connection."""
+"""A server of anyio, here on trio: a task for each connection."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import anyio
@@ -9,6 +9,11 @@ import anyio.to_thread
 import common
 import coroutines
 from anyio.streams.tls import TLSStream
+
+__all__ = ["create_tcp_listener", "main"]
+
+create_tcp_listener: list[Callable[..., Awaitable[Any]]] = [anyio.create_tcp_listener]
+"""Is replaced by the guarded one in guarded_anyio_*.py."""
 
 
 class Stream:
@@ -34,7 +39,7 @@ class Stream:
 
 
 class Loop:
-    """How a task of trio waits."""
+    """How a task waits."""
 
     async def sleep(self, seconds: float) -> None:
         await anyio.sleep(seconds)
@@ -66,14 +71,14 @@ async def main() -> None:
     """Accepts for ever; when there is no descriptor left it tries again a little later."""
     options = common.start()
     context = common.tls_context(options)
-    listener = await anyio.create_tcp_listener(local_host="127.0.0.1", backlog=options.backlog)
+    listener = await create_tcp_listener[0](local_host="127.0.0.1", backlog=options.backlog)
     common.note(f"port {listener.extra(anyio.abc.SocketAttribute.local_port)}")
     async with listener.listeners[0] as only, anyio.create_task_group() as tasks:
         while True:
             try:
                 stream = await only.accept()
-            except anyio.BrokenResourceError as error:
-                if not common.is_full(error.__cause__):
+            except (anyio.BrokenResourceError, OSError) as error:  # on trio, and on asyncio
+                if not common.is_full(error.__cause__ or error):
                     raise
                 await anyio.sleep(0.1)
             else:

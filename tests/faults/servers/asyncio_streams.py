@@ -2,11 +2,13 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import common
 import coroutines
 
+start_server: list[Callable[..., Awaitable[asyncio.Server]]] = [asyncio.start_server]
+"""Is replaced by the guarded one in guarded_streams.py."""
 SMALL = 4096
 """The limit of the stream's buffer, bytes: what is beyond twice that pauses the transport."""
 
@@ -59,7 +61,7 @@ async def main() -> None:
     """Serves for ever."""
     options = common.start()
     asyncio.get_running_loop().set_exception_handler(lambda _, context: common.ERRORS.append(context))
-    server = await asyncio.start_server(
+    server = await start_server[0](
         handle,
         sock=common.listen(options),
         backlog=options.backlog,

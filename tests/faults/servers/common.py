@@ -1,4 +1,7 @@
-"""What the servers of the fault matrix share. None of them knows sockguard; `sockguard run` is put before them.
+"""What the servers of the fault matrix share. Those that do not know sockguard have `sockguard run` put before them.
+
+The others, guarded_*.py, are the same servers, opened by the wrappers of sockguard: they set `make_listener` or
+what their kind of server has in its place, once the options are read.
 
 Every connection says in its first line what the program shall do wrong with it, as
 `late 3`; the program answers `ok` and does that. So one server has healthy and sick
@@ -18,6 +21,7 @@ import ssl
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 __all__ = [
     "ERRORS",
@@ -30,9 +34,11 @@ __all__ = [
     "fork_that_keeps",
     "is_full",
     "listen",
+    "make_listener",
     "native",
     "new_owner",
     "note",
+    "on_start",
     "probe_often",
     "start",
     "talk",
@@ -53,6 +59,12 @@ FDS: list[int] = []
 ERRORS: list[object] = []
 """Exceptions with their tracebacks, as an error tracker keeps them: the frames hold the sockets."""
 
+on_start: list[Callable[[argparse.Namespace], object]] = []
+"""Called with the options before anything is opened."""
+make_listener: list[Callable[[Any, argparse.Namespace], socket.socket]] = [
+    lambda address, options: socket.create_server(address, backlog=options.backlog)
+]
+
 native: dict[str, Callable[[float], None]] = {"sleep": time.sleep}
 """The call that stops a whole thread. Programs that patch `time` put the real one here."""
 
@@ -63,10 +75,13 @@ def start(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--tls", metavar="PEM", help="speak TLS with this key and certificate")
     parser.add_argument("--backlog", type=int, default=128)
     parser.add_argument("--children", type=int, default=40, help="the most processes of a forking server")
+    parser.add_argument("--policy", nargs="*", default=[], metavar="FIELD=VALUE", help="of the guarded servers")
     options = parser.parse_args(words)
     die_with_parent()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
     signal.signal(signal.SIGUSR1, lambda *_: native["sleep"](STUCK_FOR))
+    for prepare in on_start:
+        prepare(options)
     return options
 
 
@@ -77,7 +92,7 @@ def die_with_parent() -> None:
 
 def listen(options: argparse.Namespace) -> socket.socket:
     """Opens the listener and tells its port."""
-    listener = socket.create_server(("127.0.0.1", 0), backlog=options.backlog)
+    listener = make_listener[0](("127.0.0.1", 0), options)
     note(f"port {listener.getsockname()[1]}")
     return listener
 
@@ -136,6 +151,6 @@ def probe_often(fd: int) -> None:
     sock.close()
 
 
-def is_full(error: OSError) -> bool:
+def is_full(error: BaseException) -> bool:
     """Tells whether accept() failed for want of descriptors."""
-    return error.errno in {errno.EMFILE, errno.ENFILE}
+    return isinstance(error, OSError) and error.errno in {errno.EMFILE, errno.ENFILE}

@@ -1,0 +1,89 @@
+"""Whose heartbeat is due? Owners that have a heartbeat, by the instant at which they want to be called.
+
+Anybody may add an owner, in any thread: that appends to a deque, which is atomic, and
+waits for nobody. All else is done by the thread that ticks.
+"""
+
+import weakref
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from sockguard._core.timers import Wheel
+
+__all__ = ["Hearts", "Owner"]
+
+
+class Owner(Protocol):
+    """A connection that has a heartbeat; it can be referred to weakly."""
+
+    def beat(self, now: float) -> float | None:
+        """Does what is due, without ever blocking; gives the instant of the next call, None if there is to be none."""
+
+
+class _Entry:
+    """The place of an owner on the wheel; told apart by identity, whatever the owner compares by."""
+
+    __slots__ = ("key", "ref")
+
+    def __init__(self, owner: Owner) -> None:
+        self.key = id(owner)
+        self.ref = weakref.ref(owner)
+
+
+class Hearts:
+    """Calls owners when their heartbeat is due. They are only weakly referred to: who dies is called no more.
+
+    Args:
+        failed: Called with "heartbeat" and what an owner's `beat` raised, which is called no
+            more then; must not raise.
+    """
+
+    def __init__(self, failed: Callable[[str, Exception], object]) -> None:
+        self._failed = failed
+        self._added: deque[tuple[weakref.ref[Owner], float]] = deque()
+        self._wheel: Wheel[_Entry] = Wheel()
+        self._entries: dict[int, _Entry] = {}
+
+    def __len__(self) -> int:
+        """Counts the owners on the wheel, those included that have died and were not due since."""
+        return len(self._wheel)
+
+    def add(self, owner: Owner, at: float) -> None:
+        """Has an owner called at an instant, or one tick later; from any thread. One that is added again is moved."""
+        self._added.append((weakref.ref(owner), at))
+
+    def run(self, now: float) -> None:
+        """Calls all whose instant has come; from one thread at a time. Never raises."""
+        for _ in range(len(self._added)):
+            ref, at = self._added.popleft()
+            if (owner := ref()) is not None:
+                self._wheel.schedule(self._entry_of(owner), at)
+        for entry in self._wheel.pop_due(now):
+            at_next = self._beat(entry, now)
+            if at_next is not None:
+                self._wheel.schedule(entry, at_next)
+            elif self._entries.get(entry.key) is entry:
+                del self._entries[entry.key]
+
+    def after_fork_in_child(self) -> None:
+        """Forgets all owners, in a forked child: two processes must not send on one connection."""
+        self._added.clear()
+        self._wheel = Wheel()
+        self._entries.clear()
+
+    def _entry_of(self, owner: Owner) -> _Entry:
+        entry = self._entries.get(id(owner))
+        if entry is None or entry.ref() is not owner:  # the number was that of an owner that has died
+            entry = self._entries[id(owner)] = _Entry(owner)
+        return entry
+
+    def _beat(self, entry: _Entry, now: float) -> float | None:
+        owner = entry.ref()
+        if owner is None:
+            return None
+        try:
+            return owner.beat(now)
+        except Exception as error:  # noqa: BLE001 - one must not keep the others from being called
+            self._failed("heartbeat", error)
+            return None

@@ -1,0 +1,95 @@
+"""How does a connection end whose peer has sent what nobody will read? Our FIN first, then a bounded drain, then close.
+
+Facts. close() with unread bytes makes the kernel send a RST (net/ipv4/tcp.c, `__tcp_close`), and
+so does every byte that arrives after it. A peer that gets the RST drops what it has not read
+yet: the tail of our answer (RFC 9112, 9.6). After shutdown(SHUT_WR) it gets our FIN behind
+the answer, and what it still sends is received; we read and drop it until its FIN comes.
+
+Choice. Nobody waits for that: whoever closes hands the descriptor over. From then on it is
+the guard's own, the only numbers that it ever closes. A time and a number of bytes bound
+it, as an upload of gigabytes or a peer that stays need not be seen to their end.
+
+Price. The descriptor stays open for up to `drain_timeout` after close().
+"""
+
+import _socket
+import contextlib
+import socket
+from collections import deque
+from typing import NamedTuple
+
+from sockguard._core.policy import Policy
+from sockguard._kernel.natives import monotonic
+
+__all__ = ["Lingering"]
+
+CHUNK = 65536
+MAX_LINGERING = 1024
+"""Connections that linger at once; the rest is closed as ever. Descriptors are worth more than the tails of answers."""
+_now = monotonic
+
+
+class _Ending(NamedTuple):
+    sock: _socket.socket
+    until: float
+    n_left: int
+
+
+class Lingering:
+    """The connections that the program has closed and the guard drains."""
+
+    def __init__(self) -> None:
+        self._taken: deque[_Ending] = deque()
+
+    def __len__(self) -> int:
+        return len(self._taken)
+
+    def take(self, sock: _socket.socket, policy: Policy) -> None:
+        """Takes a socket over and closes it in its own time; from any thread, and without waiting.
+
+        The socket object has no descriptor any more when this returns. Without a
+        `drain_timeout` it is closed at once. It must not be shared with another process:
+        our FIN ends it for all.
+        """
+        fd = sock.detach()
+        if fd < 0:
+            return
+        ours = _socket.socket(sock.family, sock.type, sock.proto, fd)
+        if policy.drain_timeout is None or len(self._taken) >= MAX_LINGERING:
+            ours.close()
+            return
+        try:
+            ours.setblocking(False)
+            ours.shutdown(socket.SHUT_WR)
+        except OSError:  # it is over already
+            ours.close()
+            return
+        self._drain(_Ending(ours, _now() + policy.drain_timeout, policy.drain_bytes))
+
+    def run(self, now: float) -> None:
+        """Reads on, and closes what is at its end; never waits."""
+        for _ in range(len(self._taken)):
+            ending = self._taken.popleft()
+            if ending.until <= now:
+                ending.sock.close()
+            else:
+                self._drain(ending)
+
+    def _drain(self, ending: _Ending) -> None:
+        n_left = ending.n_left
+        try:
+            while n_left > 0:
+                n_read = len(ending.sock.recv(min(CHUNK, n_left)))
+                n_left = n_left - n_read if n_read else 0
+        except BlockingIOError:
+            self._taken.append(ending._replace(n_left=n_left))
+            return
+        except OSError:
+            pass  # a reset: it is over
+        ending.sock.close()
+
+    def close(self) -> None:
+        """Closes all that is left; also in a forked child, whose copies they are."""
+        while self._taken:
+            with contextlib.suppress(IndexError):
+                self._taken.popleft().sock.close()

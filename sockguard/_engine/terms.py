@@ -1,0 +1,99 @@
+"""What holds for one connection that the program guards explicitly: its policy, and what the program says of it.
+
+Wrapper and record share it, and neither needs the other: the record keeps no object of the
+application alive, and the wrapper knows of no descriptor. Each field is written by one side
+and read by the other, whole; so there is no lock.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from sockguard._core.books import Books
+from sockguard._core.heartbeat import Heart
+from sockguard._core.policy import Policy
+from sockguard._engine.send_gate import SendGate
+from sockguard._kernel.backend import keeps_books
+from sockguard._kernel.natives import monotonic
+from sockguard.errors import UsageError
+
+if TYPE_CHECKING:
+    from sockguard._core.connection import Demand
+    from sockguard._core.decide import Verdict
+
+__all__ = ["Demands", "Terms", "check_policy", "make_terms"]
+
+
+class Terms:
+    """The terms of one connection.
+
+    Args:
+        policy: What is wanted of it; None for what the process's guard wants of all.
+        books: The wrapper's own stamps, where the kernel keeps none.
+        heart: Its heartbeat, if it has one.
+    """
+
+    __slots__ = ("books", "demand", "expected", "fd", "gate", "heart", "policy", "verdict")
+
+    def __init__(self, policy: Policy | None, books: Books | None = None, heart: Heart | None = None) -> None:
+        self.policy = policy
+        self.books = books
+        self.heart = heart
+        self.gate = None if heart is None else SendGate()
+        """Is held while the program sends, for the heartbeat to keep out."""
+        self.expected: str | None = None
+        """Why it is to live long; written by the program."""
+        self.demand: Demand | None = None
+        """When it is to be ended, whatever it does; written by the wrapper."""
+        self.verdict: Verdict | None = None
+        """By which the guard has ended it; written by the guard."""
+        self.fd = -1
+        """Where the registry has it; written by the guard."""
+
+
+def check_policy(policy: object) -> None:
+    """Refuses what is no policy.
+
+    Raises:
+        UsageError: It is none, and not None either.
+    """
+    if policy is not None and not isinstance(policy, Policy):
+        msg = f"policy={policy!r} is no sockguard.Policy: give one, as in policy=sockguard.Policy(idle_timeout=30)"
+        raise UsageError(msg)
+
+
+def make_terms(policy: Policy | None, sock: Any, usual: Policy) -> Terms:
+    """Makes the terms of a connection that is opened now.
+
+    Args:
+        policy: Its own; None for the usual one.
+        sock: Its socket, or what an event loop gives in place of one.
+        usual: The policy of the process's guard.
+    """
+    wanted = policy or usual
+    books = None if keeps_books(sock) else Books(monotonic())
+    if wanted.heartbeat is None or wanted.mode == "observe":
+        return Terms(policy, books)
+    return Terms(policy, books, Heart(wanted.heartbeat, monotonic()))
+
+
+class Demands:
+    """The connections of which the program demands an end at an instant, if it does not take that back before."""
+
+    def __init__(self) -> None:
+        self._terms: set[Terms] = set()
+
+    def add(self, terms: Terms) -> None:
+        """Takes note of a demand; from any thread. Connections with books of their own are looked at anyway."""
+        if terms.books is None:
+            self._terms.add(terms)
+
+    def pop_due(self, now: float) -> list[int]:
+        """Takes out the demands that are due, as descriptors, and those that were taken back."""
+        due, over = [], []
+        for terms in tuple(self._terms):
+            demand = terms.demand
+            if demand is None:
+                over.append(terms)
+            elif demand.due_at <= now and terms.fd >= 0:
+                due.append(terms)
+        self._terms.difference_update(due, over)
+        return [terms.fd for terms in due]

@@ -1,0 +1,142 @@
+"""How does a transport end that its program has left open? Closed, and aborted when that comes to nothing.
+
+`transport.close()` waits until all that was written has left, and TLS until the peer has answered
+its farewell (30 s, in asyncio). Whether a peer that takes nothing is slow or gone, only progress
+tells: so the time that is allowed is one without progress, of bytes that have left or were acknowledged.
+
+close() of a descriptor with unread bytes makes the kernel send a RST, and the peer may lose the
+tail of the answer. Then a duplicate is kept until the transport has closed its own, and the
+guard drains it (`lingering.py`).
+
+All is done by timers of the loop, on its own thread; nothing waits.
+"""
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+from sockguard._core.policy import Policy
+from sockguard._engine.guard import Guard
+from sockguard._engine.members import Member, fd_of_transport, socket_of
+from sockguard._kernel.natives import monotonic
+from sockguard._kernel.one_socket import read_unread
+
+__all__ = ["Ender"]
+
+LOOKS = 4
+"""How often it is looked within `drain_timeout` whether something has moved."""
+COST = 1e-3
+"""Seconds between two looks at a server's connections, for each of them: a look takes some 5 us, so half a percent."""
+_now = monotonic
+
+
+def _progress(transport: Any, member: Member) -> tuple[int | None, int | None, int | None]:
+    """Tells how far a connection is: bytes unwritten, acknowledged, and read by us. Equal answers: nothing moved."""
+    facts = member.connection.facts
+    if facts is None:
+        return _unwritten(transport), None, None
+    return _unwritten(transport), facts.acked, facts.received - facts.unread
+
+
+def _unwritten(transport: Any) -> int | None:
+    try:
+        return int(transport.get_write_buffer_size())
+    except Exception:  # noqa: BLE001 - of a transport that has been closed meanwhile
+        return None
+
+
+class Ender:
+    """Ends transports, for all of one event loop's that share a guard.
+
+    Args:
+        later: `loop.call_later`.
+    """
+
+    def __init__(self, guard: Guard, later: Callable[..., Any]) -> None:
+        self._guard = guard
+        self._call_later = later
+
+    def _later(self, seconds: float, call: Callable[..., object], *args: Any) -> None:
+        """Has something called by the loop, to which no failure of ours must come."""
+
+        def run() -> None:
+            try:
+                call(*args)
+            except Exception as error:  # noqa: BLE001 - as it says
+                self._guard.failed("asyncio", error)
+
+        self._call_later(seconds, run)
+
+    def close(self, transport: Any, member: Member, closed: Any = None) -> None:
+        """Closes a transport, and aborts it once nothing has moved for `drain_timeout`.
+
+        Args:
+            closed: A future that is done when it has closed; needed for the drain.
+        """
+        policy = member.connection.policy
+        if policy.mode != "enforce":
+            return
+        if policy.drain_timeout is not None and closed is not None and not transport.is_closing():
+            self._keep_for_drain(transport, policy, closed)
+        transport.close()
+        if policy.drain_timeout is not None and fd_of_transport(transport) >= 0:
+            self._watch(transport, member, policy.drain_timeout)
+
+    def _keep_for_drain(self, transport: Any, policy: Policy, closed: Any) -> None:
+        with contextlib.suppress(OSError, ImportError):  # no descriptor for a duplicate; Windows: closed as ever
+            sock = socket_of(transport)
+            if sock is None or not (read_unread(sock) or transport.get_write_buffer_size()):
+                return
+            kept = sock.dup()
+            closed.add_done_callback(lambda _: self._guard.linger(kept, policy))
+
+    def _watch(self, transport: Any, member: Member, patience: float) -> None:
+        before, since = _progress(transport, member)[:2], _now()  # what its peer still sends does not keep it open
+
+        def look() -> None:
+            nonlocal before, since
+            if fd_of_transport(transport) < 0:
+                return
+            if (present := _progress(transport, member)[:2]) != before:
+                before, since = present, _now()
+            if _now() - since >= patience:
+                transport.abort()
+            else:
+                self._later(patience / LOOKS, look)
+
+        self._later(patience / LOOKS, look)
+
+    def end_leaked(self, waited_for: Callable[[], list[Member]]) -> None:
+        """Aborts, as long as there are any, those of a closed server's transports that nobody ends any more.
+
+        That is after `drain_timeout` without progress, if the peer has hung up, or the handler has ended and
+        left its writer open, or to a peer that does not read. Others are waited for, as asyncio does.
+
+        Args:
+            waited_for: Lists those that are open.
+        """
+        members = waited_for()
+        for member in members:
+            _look_at_leaked(member, member.connection.policy)
+        if members:
+            patience = min(member.connection.policy.drain_timeout or 1.0 for member in members)
+            self._later(max(patience / LOOKS, len(members) * COST), self.end_leaked, waited_for)
+
+
+def _look_at_leaked(member: Member, policy: Policy) -> None:
+    transport = member.transport()
+    if policy.drain_timeout is None or policy.mode != "enforce" or not _is_leaked(member, policy):
+        member.mark = None
+        return
+    progress, now = _progress(transport, member), _now()
+    if member.mark is None or member.mark[0] != progress:
+        member.mark = progress, now
+    elif now - member.mark[1] >= policy.drain_timeout:
+        transport.abort()
+
+
+def _is_leaked(member: Member, policy: Policy) -> bool:
+    if member.is_abandoned:
+        return True
+    state = member.connection.state
+    return state == "over" or (state == "half_closed" and policy.half_close != "allow")

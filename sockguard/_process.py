@@ -1,0 +1,126 @@
+"""The guard of this process: made when it is first wanted, by `install()` or by a wrapper, and kept through forks."""
+
+import atexit
+import contextlib
+import os
+
+from sockguard._core.policy import Policy
+from sockguard._engine.current import set_current_guard, set_maker
+from sockguard._engine.dump import set_source, unregister_all
+from sockguard._engine.guard import Guard
+from sockguard._engine.telling import Teller
+from sockguard._kernel.after_fork import COUNTS_LATE, caller_soon, is_main_thread
+from sockguard._kernel.natives import native
+from sockguard.adapters.wrapping import Wrappings
+from sockguard.outputs.logs import LogOutput
+
+__all__ = ["Process", "begin", "end", "running"]
+
+
+class Process:
+    """The guard of this process, and what it is joined to."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.wrappings = Wrappings()
+        self.teller = Teller([LogOutput()])
+        self.guard = Guard(
+            policy,
+            self.teller.tell,
+            wrap=self.wrappings.wrap,
+            recent=lambda: self.teller.recent,
+            on_tick=self.teller.tick,
+        )
+        self.is_shared = False
+        """A wrapper relies on it."""
+
+
+running: Process | None = None
+_stopped_for_fork: list[Process] = []
+_has_fork_hooks = _has_late_hook = False
+_beginning = native("_thread", "allocate_lock")()
+
+
+def begin(policy: Policy) -> Process:
+    """Makes the guard of this process; without patches, and without a thread yet."""
+    global running  # noqa: PLW0603 - process-wide is the point
+    running = Process(policy)
+    set_current_guard(running.guard)
+    set_source(running.guard.insight.dump)
+    _hook_forks()
+    atexit.register(end)  # not only stopped: a fork in a later exit handler would start it again
+    return running
+
+
+def end() -> None:
+    """Ends the guard of this process. Connections stay as they are. Without a guard it does nothing."""
+    global running
+    ended, running = running, None
+    if ended is None:
+        return
+    atexit.unregister(end)
+    set_current_guard(None)
+    set_source(None)
+    unregister_all()
+    ended.wrappings.undo()
+    ended.guard.stop()
+    ended.teller.close()
+
+
+def _share(thread: bool) -> Guard:
+    with _beginning:  # two threads may open their first connections at once
+        process = running or begin(Policy.from_environment(os.environ))
+        process.is_shared = True
+        if thread:
+            process.guard.start()
+    return process.guard
+
+
+set_maker(_share)
+
+
+def _hook_forks() -> None:
+    """Registers with os.fork, once: Python knows no way to take that back."""
+    global _has_fork_hooks  # noqa: PLW0603
+    if not _has_fork_hooks and hasattr(os, "register_at_fork"):
+        _has_fork_hooks = True
+        os.register_at_fork(
+            before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child
+        )
+
+
+def _before_fork() -> None:
+    if running is not None:
+        _stopped_for_fork.append(running)
+        running.teller.pause()
+        running.guard.before_fork()
+        if COUNTS_LATE and not _has_late_hook:
+            _hook_late()
+
+
+def _hook_late() -> None:
+    """Has the guard go on right after os.fork(), and not in its hook, as the former will count our thread."""
+    global _has_late_hook  # noqa: PLW0603
+    with contextlib.suppress(ImportError, OSError, AttributeError):  # no ctypes: then there will be a warning
+        os.register_at_fork(after_in_parent=caller_soon(_go_on))
+        _has_late_hook = True
+
+
+def _after_fork_in_parent() -> None:
+    # A fork by another thread is warned of anyway.
+    if not (_has_late_hook and is_main_thread()):
+        _go_on()
+
+
+def _go_on() -> None:
+    if _stopped_for_fork:  # both hooks come here
+        stopped = _stopped_for_fork.pop()
+        if stopped is running:
+            stopped.guard.after_fork_in_parent()
+        stopped.teller.resume()
+
+
+def _after_fork_in_child() -> None:
+    _stopped_for_fork.clear()
+    if running is not None:
+        running.teller.after_fork_in_child()
+        running.guard.after_fork_in_child()

@@ -1,0 +1,83 @@
+"""How is a connection of a selector let go of? Its owner closes it, and it is told what that was.
+
+The owner is the object that the program has registered, and to close it is the owner's
+business: its own `close()` is called. Where the program has registered a mere number there is
+nobody to ask. Then the connection is shut down, on a duplicate whose cookie was checked, and
+the number stays the program's.
+"""
+
+import _socket
+import contextlib
+import os
+import socket
+from collections.abc import Callable
+from selectors import SelectorKey
+from typing import Any
+
+from sockguard._core.facts import Address
+from sockguard._core.inference import Side
+from sockguard._engine.record import Record
+from sockguard._kernel.one_socket import fd_of, read_cookie
+from sockguard._kernel.pidfd import borrow_socket
+
+__all__ = ["describe", "release"]
+
+_Raw = _socket.socket
+
+
+def release(key: SelectorKey, cookie: int | None) -> bool:
+    """Shuts a connection down and has its owner close it; tells whether it is closed now.
+
+    Shut down first: a forked child may hold it as well, and then close() alone sends no FIN.
+
+    Args:
+        key: By which it was registered.
+        cookie: Which connection it is.
+
+    Raises:
+        Exception: Whatever the `close()` of the program's own class raises.
+    """
+    fileobj: Any = key.fileobj
+    if isinstance(fileobj, _Raw):
+        with contextlib.suppress(OSError):  # it is over already
+            _Raw.shutdown(fileobj, socket.SHUT_RDWR)
+        fileobj.close()
+        return fd_of(fileobj) != key.fd  # not if a file that was made of it is still open
+    close = getattr(fileobj, "close", None)
+    if callable(close):
+        close()
+    return not _shut_down(key.fd, cookie)
+
+
+def _shut_down(fd: int, cookie: int | None) -> bool:
+    """Shuts a connection down if it is still there; tells whether it is."""
+    try:
+        with borrow_socket(os.getpid(), fd) as sock:
+            if cookie is None or read_cookie(sock) != cookie:
+                return False
+            with contextlib.suppress(OSError):  # it is over already
+                sock.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        return False
+    return True
+
+
+def describe(sock: _socket.socket, record: Record | None) -> dict[str, Any]:
+    """Gives the fields of an event that say which connection it is."""
+    fields: dict[str, Any] = {"local": _name(sock.getsockname), "remote": _name(sock.getpeername)}
+    if record is not None:
+        fields["site"], fields["cookie"] = record.site, record.cookie
+        fields["side"] = Side.SERVER if record.is_server else Side.CLIENT
+        fields["created_at"] = record.site.frames() if record.site is not None else None
+    return fields
+
+
+def _name(read: Callable[[], Any]) -> object:
+    """Reads an address; None for what the kernel does not tell any more."""
+    try:
+        name = read()
+    except OSError:
+        return None
+    if not isinstance(name, tuple):
+        return os.fsdecode(name) or "unix"
+    return Address(str(name[0]).partition("%")[0], int(name[1])).unmapped

@@ -1,0 +1,123 @@
+"""One guard a process, whoever wants it first: `install()` or a wrapper."""
+
+import os
+import socket
+import threading
+
+import pytest
+
+import sockguard
+from loopback import connect, state_of
+from sockguard import _process
+from sockguard._core.policy import Policy
+from sockguard._engine.current import current_guard, shared_guard
+from sockguard._engine.driver import Driver
+from sockguard._engine.terms import Terms
+from waiting import eventually
+
+ESTABLISHED = 1
+
+
+@pytest.fixture(autouse=True)
+def _leaves_nothing():
+    yield
+    sockguard.uninstall()
+    _process.end()
+
+
+def test_a_wrapper_makes_the_guard_and_patches_nothing(monkeypatch):
+    """With the policy of the environment; all that want it get the same."""
+    monkeypatch.setenv("SOCKGUARD_IDLE_TIMEOUT", "77")
+    accept = socket.socket.accept
+    guard = shared_guard()
+    assert guard is shared_guard() is current_guard()
+    assert guard.policy == Policy(idle_timeout=77)
+    assert socket.socket.accept is accept
+
+
+def test_a_guard_that_a_selector_drives_has_no_thread():
+    """Until somebody needs one."""
+    guard = shared_guard(thread=False)
+    assert not guard.driver.is_running
+    assert shared_guard(thread=True).driver.is_running
+    assert shared_guard(thread=False).driver.is_running
+
+
+def test_install_takes_the_guard_over_and_gives_it_back():
+    """The policy of `install` holds for connections without one of their own, and only until `uninstall`."""
+    guard = shared_guard()
+    before = guard.policy
+    with connect() as c:
+        guard.adopt(c.server, c.server, True, terms=Terms(None))
+        assert sockguard.install(idle_timeout=0.5) is guard
+        eventually(lambda: state_of(c.server) != ESTABLISHED)
+    sockguard.uninstall()
+    assert (current_guard(), guard.policy, guard.driver.is_running) == (guard, before, True)
+    with connect() as c:
+        guard.adopt(c.server, c.server, True, terms=Terms(Policy(idle_timeout=0.5)))
+        eventually(lambda: state_of(c.server) != ESTABLISHED)
+
+
+def test_without_a_wrapper_uninstall_ends_it():
+    """Then nothing of it is left."""
+    guard = sockguard.install()
+    sockguard.uninstall()
+    assert (current_guard(), guard.driver.is_running) == (None, False)
+
+
+def test_a_wrapper_that_comes_later_keeps_it():
+    """`uninstall` ends what `install` began, and not what a wrapper relies on."""
+    guard = sockguard.install(idle_timeout=5)
+    assert shared_guard() is guard
+    sockguard.uninstall()
+    assert (current_guard(), guard.policy) == (guard, Policy())
+
+
+def test_two_threads_that_come_first_get_the_same():
+    """They may open their first connections at once."""
+    found, barrier = [], threading.Barrier(4)
+
+    def want():
+        barrier.wait(5)
+        found.append(shared_guard())
+
+    threads = [threading.Thread(target=want) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(5)
+    assert len({id(guard) for guard in found}) == 1
+    assert len(found) == 4
+
+
+def test_a_wrong_environment_is_named(monkeypatch):
+    """By its variable; nothing is left behind."""
+    monkeypatch.setenv("SOCKGUARD_IDLE_TIMEOUT", "soon")
+    with pytest.raises(sockguard.PolicyError, match="SOCKGUARD_IDLE_TIMEOUT"):
+        shared_guard()
+    assert current_guard() is None
+
+
+@pytest.mark.parametrize("thread", [True, False])
+def test_a_forked_child_goes_on_as_its_parent_did(thread):
+    """With a thread of its own where that had one, and without where a selector drives it."""
+    guard = shared_guard(thread=thread)
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0 if guard.driver.is_running is thread else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert guard.driver.is_running is thread
+
+
+def test_who_drives_is_told_when_to_come_again():
+    """Not before the next tick is due does anything happen, and never while there is a thread for it."""
+    ticks = []
+    driver = Driver(ticks.append, every=0.25)
+    assert driver.tick_if_driven(10.0) == 10.25
+    assert driver.tick_if_driven(10.2) == 10.25
+    assert driver.tick_if_driven(11.0) == 11.25
+    assert ticks == [10.0, 11.0]
+    driver.start()
+    assert driver.tick_if_driven(20.0) == float("inf")
+    driver.stop()
+    assert 20.0 not in ticks
