@@ -39,7 +39,7 @@ WHY_CLOSED = {
 STEPS = {
     "fin_sent": "Our FIN was sent; what has arrived can still be read.",
     "owner_asked": "Its owner was told to close it.",
-    "shut_down": "It was shut down; its descriptor stays open until its owner closes it.",
+    "shut_down": "It was shut down; its descriptor is free as soon as its owner closes it.",
     "closed": "It was closed, and its descriptor is free.",
     "reset": "It was reset.",
 }

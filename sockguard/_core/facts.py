@@ -103,6 +103,11 @@ class TcpInfo(NamedTuple):
     """Payload handed to IP, retransmissions included (Linux 4.19)."""
     bytes_retrans: int | None
 
+    @property
+    def was_refused(self) -> bool:
+        """Tells of a socket in state CLOSE whether its connect() was refused: it got one packet, and no round trip."""
+        return self.segs_in == 1 and self.rtt == 0 and not self.bytes_acked
+
 
 class SocketMemory(NamedTuple):
     """Buffer memory of one socket in bytes (INET_DIAG_SKMEMINFO; `skmem:` in `ss -m`)."""

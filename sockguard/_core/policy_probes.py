@@ -102,12 +102,20 @@ class Heartbeat(Checked):
         It also suits a connection that subscribes. It does not suit one that waits in BLPOP or
         another blocking command for longer than `every`, as Redis answers nothing meanwhile, nor
         one that pauses as long between MULTI and EXEC.
+
+        Args:
+            every: Seconds of silence before it.
+            timeout: Seconds of silence after it that mean that the server is lost.
         """
         return cls(PING, every, timeout, RedisPongs)
 
     @classmethod
     def telnet_nop(cls, every: float = 60) -> Self:
-        """Makes the heartbeat of a telnet connection: the command NOP of RFC 854, which nobody answers."""
+        """Makes the heartbeat of a telnet connection: the command NOP of RFC 854, which nobody answers.
+
+        Args:
+            every: Seconds of silence before it.
+        """
         return cls(b"\xff\xf1", every)
 
     @classmethod

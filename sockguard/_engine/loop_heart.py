@@ -17,8 +17,6 @@ import contextlib
 import weakref
 from typing import Any
 
-from sockguard._core.connection import Demand
-from sockguard._core.decide import Reason
 from sockguard._core.heartbeat import BeatState, Heart
 from sockguard._engine.guard import Guard
 from sockguard._engine.members import Member, socket_of
@@ -98,9 +96,7 @@ class LoopHeart:
 
     def _lose(self, heart: Heart, now: float) -> None:
         """Has the guard end the connection: with its events, and by its ladder."""
-        silence = heart.silence(now)
-        self._member.terms.demand = Demand(Reason.HEARTBEAT, now - silence, silence)
-        self._guard.demands.add(self._member.terms)
+        self._guard.demands.lose(self._member.terms, heart, now)
 
     def _transport_in_use(self, made_with: Any, heart: Heart) -> Any:
         """Finds the transport through which the protocol sends now; None if another protocol is in its place."""

@@ -18,7 +18,7 @@ from typing import Any
 from sockguard._engine.record import LoopRef, Record, stranger
 from sockguard._engine.sites import Site
 from sockguard._engine.terms import Terms
-from sockguard._kernel.one_socket import fd_of
+from sockguard._kernel.one_socket import fd_of, read_cookie
 
 __all__ = ["Entry", "Registry"]
 
@@ -131,8 +131,10 @@ class Registry:
         self._ghosts.pop(cookie, None)
 
     def after_fork(self, now: float) -> None:
-        """Takes note, in the parent, that a child may hold what is open now."""
+        """Takes note, in the parent, that a child may hold what is open now; and by which cookie it is to be known."""
         self.enlist(now)
+        for record in self._new:
+            record.cookie = record.cookie or _cookie_of(record())
         self._forked_at = now
 
     def after_fork_in_child(self) -> None:
@@ -143,6 +145,13 @@ class Registry:
                 record.connection = record.connection._replace(has_loop=False)
         self._ghosts.clear()
         self._new.clear()
+
+
+def _cookie_of(owner: Any) -> int | None:
+    try:
+        return read_cookie(owner)
+    except (AttributeError, OSError, TypeError):
+        return None  # closed, or no socket
 
 
 def _with_its_beginning(first: Entry | None, entry: Entry) -> Entry:

@@ -8,6 +8,7 @@ and read by the other, whole; so there is no lock.
 from typing import TYPE_CHECKING, Any
 
 from sockguard._core.books import Books
+from sockguard._core.connection import Demand, Reason
 from sockguard._core.heartbeat import Heart
 from sockguard._core.policy import Policy
 from sockguard._engine.send_gate import SendGate
@@ -16,7 +17,6 @@ from sockguard._kernel.natives import monotonic
 from sockguard.errors import UsageError
 
 if TYPE_CHECKING:
-    from sockguard._core.connection import Demand
     from sockguard._core.decide import Verdict
 
 __all__ = ["Demands", "Terms", "check_policy", "make_terms"]
@@ -85,6 +85,12 @@ class Demands:
         """Takes note of a demand; from any thread. Connections with books of their own are looked at anyway."""
         if terms.books is None:
             self._terms.add(terms)
+
+    def lose(self, terms: Terms, heart: Heart, now: float) -> None:
+        """Takes note that a peer gave no sign of life: its connection is to be ended now."""
+        limit = heart.heartbeat.timeout or 0.0
+        terms.demand = Demand(Reason.HEARTBEAT, now - max(limit, heart.silence(now)), limit)
+        self.add(terms)
 
     def pop_due(self, now: float) -> list[int]:
         """Takes out the demands that are due, as descriptors, and those that were taken back."""

@@ -54,8 +54,7 @@ def was_ever_connected(sock: _socket.socket) -> bool:
         OSError: It is no TCP socket, or closed.
     """
     info = read_tcp_info(sock)
-    was_refused = info.segs_in == 1 and info.rtt == 0 and not info.bytes_acked
-    return bool(info.segs_in) and not was_refused and bool(info.bytes_acked or info.bytes_received or info.rtt)
+    return bool(info.segs_in) and not info.was_refused and bool(info.bytes_acked or info.bytes_received or info.rtt)
 
 
 def is_over(sock: _socket.socket) -> bool:

@@ -69,10 +69,9 @@ def read_facts(sock: _socket.socket, *, netns: int = 0) -> SocketFacts | None:
         info = read_tcp_info(sock)
     except OSError:
         return None  # UDP, SCTP, SMC
-    was_refused = info.segs_in == 1 and info.rtt == 0 and not info.bytes_acked
-    if not info.segs_in or was_refused:
+    if not info.segs_in or info.was_refused:
         return None
-    status = os.fstat(sock.fileno())
+    status = os.fstat(fd_of(sock))
     hung_up = info.state == TcpState.CLOSE_WAIT
     return SocketFacts(
         state=info.state,

@@ -96,7 +96,7 @@ def message(name: EventName, **fields: object) -> str:
             {"reason": "pressure", "setting": "shed_dead_on_accept", "step": "shut_down", "mode": "enforce"},
             (
                 f"Closed {WHO}: its peer had hung up before it was accepted, and descriptors or the accept queue ran "
-                "short. It was shut down; its descriptor stays open until its owner closes it. If that is wrong, "
+                "short. It was shut down; its descriptor is free as soon as its owner closes it. If that is wrong, "
                 f"change shed_dead_on_accept. {MORE}"
             ),
         ),

@@ -30,8 +30,6 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from sockguard._core.connection import Demand
-from sockguard._core.decide import Reason
 from sockguard._core.heartbeat import BeatState, Heart
 from sockguard._core.timers import TICK
 from sockguard._engine.guard import Guard
@@ -175,14 +173,15 @@ class Pulse(Meter):
             return None  # closed, or over: that is found by other ways
         finally:
             self._lock.release()
-        return now + TICK if self._heart.state is BeatState.ASKED else self._heart.next_at
+        # Who awaits an answer looks at each tick: nobody else may read it.
+        return now if self._heart.state is BeatState.ASKED else self._heart.next_at
 
     def _beat(self, sock: Any, guard: Guard, now: float) -> None:
         self._take_answers(sock, now)
         facts = read_activity(sock) if self._books is None else read_stamps(sock, self._books, now)
         is_excused = facts.unread > 0 or bool(self._left)
         if self._heart.check(now, is_excused=is_excused) is BeatState.LOST:
-            self._lost(guard, now)
+            guard.demands.lose(self._terms, self._heart, now)
         elif not facts.unsent and not self._rest:
             self._ask(sock, now, is_excused=is_excused)
         if (failure := self._heart.take_failure()) is not None:
@@ -200,11 +199,6 @@ class Pulse(Meter):
                 self._heart.sent(now)
         finally:
             gate.__exit__()
-
-    def _lost(self, guard: Guard, now: float) -> None:
-        limit = self._heart.heartbeat.timeout or 0.0
-        self._terms.demand = Demand(Reason.HEARTBEAT, now - max(limit, self._heart.silence(now)), limit)
-        guard.demands.add(self._terms)
 
     @calls_into_c
     def _take_answers(self, sock: Any, now: float) -> None:

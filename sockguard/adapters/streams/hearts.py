@@ -13,8 +13,6 @@ import contextlib
 import math
 from typing import Any
 
-from sockguard._core.connection import Demand
-from sockguard._core.decide import Reason
 from sockguard._core.heartbeat import BeatState, Heart
 from sockguard._engine.guard import Guard
 from sockguard._engine.send_gate import SendGate
@@ -92,9 +90,7 @@ class StreamHeart:
 
     def _lose(self, now: float) -> None:
         """Has the guard end the connection: with its events, and by its ladder."""
-        silence = self._heart.silence(now)
-        self._terms.demand = Demand(Reason.HEARTBEAT, now - silence, silence)
-        self._guard.demands.add(self._terms)
+        self._guard.demands.lose(self._terms, self._heart, now)
 
     def _is_behind(self) -> bool:
         """Tells whether we are the one who does not read."""

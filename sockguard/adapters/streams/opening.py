@@ -19,6 +19,7 @@ import anyio.lowlevel
 from anyio.abc import SocketAttribute, TaskGroup
 from anyio.streams.stapled import MultiListener
 
+from sockguard._core.connection import Reason
 from sockguard._core.policy import Policy
 from sockguard._engine.current import shared_guard
 from sockguard._engine.guard import Guard
@@ -114,7 +115,10 @@ class GuardedStream(anyio.abc.SocketStream):
         """Closes what is over; raises if it was the guard that ended it."""
         if self.is_over:
             return  # it was known, or we have closed it meanwhile
-        is_eof = isinstance(error, anyio.EndOfStream)
+        is_eof, verdict = isinstance(error, anyio.EndOfStream), self._terms.verdict
+        if is_eof and verdict is not None and verdict.reason is Reason.HALF_CLOSED:
+            await self._give_up(Fault.of(error))
+            return  # the peer has ended it, and now everything is read
         await self._raise_if_ended(is_certain=not is_eof)
         is_over = self._policy.half_close == "close" if is_eof else not is_sending or is_dead(self._raw, self._terms)
         if is_over and self._policy.mode != "observe":

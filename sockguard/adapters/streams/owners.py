@@ -63,7 +63,7 @@ class _OnTrio:
 
 
 def _close(raw: Any) -> None:
-    if raw.fileno() >= 0:
+    if raw.fileno() >= 0 and not unread_bytes(raw):  # else the stream does it, when they are read
         sys.modules["trio"].lowlevel.notify_closing(raw)
         raw.close()
 
