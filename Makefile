@@ -21,7 +21,7 @@ READY   := $(VENV)/.ready
 WANTED   = $(if $(filter .,$(INSTALL)),-e) '$(INSTALL)[all]' $(GROUPS:%=--group %)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check docs bench bench-guard matrix differential conformance corpus clean
+.PHONY: help setup demo test check docs bench bench-guard bench-wrappers matrix differential conformance conformance-wrappers corpus clean
 
 help: ## List the targets
 	@echo 'make TARGET [PYTHON=python3.12] [ARGS="..."]'
@@ -59,7 +59,7 @@ docs: ## Check that the links of all Markdown files hold
 	$(PYTHON) tools/check_links.py
 
 bench: $(READY) ## Run the short benchmarks, and write docs/reference/benchmarks.md
-	@for bench in $(filter-out benchmarks/bench_guard_%,$(wildcard benchmarks/bench_*.py)); do \
+	@for bench in $(filter-out benchmarks/bench_guard_% benchmarks/bench_wrapper_% benchmarks/bench_plugin_%,$(wildcard benchmarks/bench_*.py)); do \
 	    echo "== $$bench"; $(PY) "$$bench" $(ARGS) || exit 1; \
 	done
 	$(PY) benchmarks/render.py
@@ -79,12 +79,17 @@ bench-guard: $(BENCH_READY) ## Run the benchmarks of the guard: 25 minutes, with
 	    echo "== $$bench"; $(BENCH_VENV)/bin/python "$$bench" $(ARGS) || bad=1; \
 	done; $(BENCH_VENV)/bin/python benchmarks/render.py && exit $$bad
 
+bench-wrappers: $(BENCH_READY) ## Run the benchmarks of the wrappers: 20 minutes, with ARGS=--quick 3
+	@bad=0; for bench in benchmarks/bench_wrapper_*.py; do \
+	    echo "== $$bench"; $(BENCH_VENV)/bin/python "$$bench" $(ARGS) || bad=1; \
+	done; $(BENCH_VENV)/bin/python benchmarks/render.py && exit $$bad
+
 $(MATRIX)/.ready: tests/faults/matrix-requirements.txt pyproject.toml
 	@$(PYTHON) -m venv $(MATRIX)
 	@$(MATRIX)/bin/python -m pip install --quiet -r $< -e '.[cli]'
 	@touch $@
 
-matrix: $(MATRIX)/.ready ## Every fault on every kind of server, with and without the guard: 6 minutes
+matrix: $(MATRIX)/.ready ## Every fault on every kind of server, with and without the guard: 10 minutes
 	PYTHONPATH=tests $(MATRIX)/bin/python -P -m faults.matrix $(or $(ARGS),--page)
 
 # Seeds differ from run to run and are printed: make differential ARGS="--seed 5".
@@ -93,6 +98,9 @@ differential: $(READY) ## Play 100,000 connections against bare and guarded serv
 
 conformance: ## Run CPython's own suites guarded and compare every test, where their runner is at hand: 45 minutes, with ARGS=--short 4
 	tools/conformance.sh $(ARGS)
+
+conformance-wrappers: ## Run CPython's and anyio's own suites with our wrappers in the place of the originals: 10 minutes
+	tools/conformance_wrappers.sh $(ARGS)
 
 # On a copy, as the runner writes its results beside itself.
 corpus: $(READY) ## Judge report and guard by the corpus of real leaks, where it is at hand
@@ -103,5 +111,5 @@ corpus: $(READY) ## Judge report and guard by the corpus of real leaks, where it
 	&& $(PY) tools/corpus_guarded.py "$$copy"
 
 clean: ## Remove what the other targets made
-	rm -rf $(VENV) $(BENCH_VENV) $(MATRIX) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(BENCH_VENV) $(MATRIX) .venv-wrappers-* build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find sockguard tests tools benchmarks -name __pycache__ -prune -exec rm -rf {} +

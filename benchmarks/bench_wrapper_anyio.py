@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from harness import Bar, Section
 from load import churn, connections, ping_pong
-from ratios import Options, Ratio, Sample, finish, options, pairs, ratio_of, take_turns, verdict
+from ratios import Options, Ratio, Sample, finish, options, pairs, ratio_of, take_turns, median_verdict
 from sides import BARE, GUARDED, Server, Side, serving
 
 SCRIPT = "echo_anyio.py"
@@ -116,7 +116,7 @@ def row_of(cell: Cell, generations: list[Samples]) -> list[str | float]:
         statistics.median(sample.per_second for sample in bare),
         statistics.median(sample.cpu_us for sample in bare),
         *ratio,
-        verdict(ratio, LIMIT),
+        median_verdict(ratio, LIMIT),
         ratios_of([generations], "per_cpu_second").median,
     ]
 
@@ -128,7 +128,7 @@ def bars_of(outcome: Outcome) -> Iterator[Bar]:
         if cells:
             together = ratios_of(cells)
             bar = together.bar(f"anyio on {backend}, messages per second: guarded at least {LIMIT:g} of bare", LIMIT)
-            yield bar._replace(is_met=verdict(together, LIMIT) == "met")
+            yield bar._replace(is_met=median_verdict(together, LIMIT) == "met")
 
 
 def section_of(outcome: Outcome) -> Section:

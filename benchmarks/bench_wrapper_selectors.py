@@ -11,7 +11,7 @@ from itertools import chain
 
 from harness import Bar, Section
 from load import connections, ping_pong
-from ratios import Options, Ratio, Sample, finish, options, pairs, ratio_of, take_turns, verdict
+from ratios import Options, Ratio, Sample, finish, options, pairs, ratio_of, take_turns, median_verdict
 from sides import BARE, GUARDED, Server, Side, serving
 
 SCRIPT = "echo_selector_wrapper.py"
@@ -89,7 +89,7 @@ def messages_section(messages: Messages) -> Section:
         bare = [sample for samples in generations for sample in samples[BARE.name]]
         ratio, by_cpu = ratios_of([generations])
         medians = (statistics.median(s.per_second for s in bare), statistics.median(s.cpu_us for s in bare))
-        rows.append([f"{size}, {n_connections:,}", *medians, *ratio, verdict(ratio, LIMIT), by_cpu.median])
+        rows.append([f"{size}, {n_connections:,}", *medians, *ratio, median_verdict(ratio, LIMIT), by_cpu.median])
     together, by_cpu = ratios_of(list(messages.values()))
     promise = f"messages per second: GuardedSelector at least {LIMIT:g} of bare"
     notes = [
@@ -101,7 +101,7 @@ def messages_section(messages: Messages) -> Section:
     ]
     columns = ["message, connections", "bare, messages/s", "bare, us of CPU", "guarded / bare", "95 %: from", "to"]
     columns += [f"reaches {LIMIT:g}", "by CPU time"]
-    bar = together.bar(promise, LIMIT)._replace(is_met=verdict(together, LIMIT) == "met")
+    bar = together.bar(promise, LIMIT)._replace(is_met=median_verdict(together, LIMIT) == "met")
     return Section("Messages through a GuardedSelector", notes, columns, rows, [bar])
 
 

@@ -107,6 +107,11 @@ def ratio_of(generations: Generations) -> Ratio:
     return Ratio(statistics.median([value for values in generations for value in values]), cuts[0], cuts[-1])
 
 
+def median_verdict(ratio: Ratio, limit: float) -> str:
+    """Says whether the median is at a limit, or above."""
+    return "met" if ratio.median >= limit else "NOT met"
+
+
 def verdict(ratio: Ratio, limit: float) -> str:
     """Says whether an interval reaches a limit."""
     if ratio.high < limit:

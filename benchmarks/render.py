@@ -13,7 +13,15 @@ __all__ = ["render"]
 PAGE = Path(__file__).parent.parent / "docs" / "reference" / "benchmarks.md"
 PICTURE = PAGE.with_name("benchmarks-guard.svg")
 GUARD = ("data_path", "syscalls", "churn", "http", "calls", "quiet", "memory")
-ORDER = ("table", "scaling", "import", "sites", *(f"guard_{name}" for name in GUARD))
+WRAPPERS = ("socket", "selectors", "asyncio", "anyio")
+ORDER = (
+    "table",
+    "scaling",
+    "import",
+    "sites",
+    *(f"guard_{name}" for name in GUARD),
+    *(f"wrapper_{name}" for name in WRAPPERS),
+)
 DRAWN = "guard_data_path"
 ALWAYS = {"python", "kernel", "cpus", "sections"}
 """What all results tell; the rest are versions of packages."""
@@ -22,7 +30,7 @@ HEAD = """\
 
 # Benchmarks
 
-Measured by `make bench`, and the parts named `bench_guard_...` by `make bench-guard`; how, says
+Measured by `make bench`, and the parts named `bench_guard_...` and `bench_wrapper_...` by `make bench-guard` and `make bench-wrappers`; how, says
 [benchmarks/README.md](../../benchmarks/README.md). All contenders of a table were measured in one run in alternating
 rounds. The times hold for one small machine and compare what is in one table; they say nothing about other machines,
 whereas ratios carry over roughly. A promise that was not kept is marked **NOT met** and stays on this page.

@@ -37,7 +37,7 @@ class Process:
 running: Process | None = None
 _stopped_for_fork: list[Process] = []
 _has_fork_hooks = _has_late_hook = False
-_beginning = native("_thread", "allocate_lock")()
+_beginning = native("_thread", "RLock")()  # a signal handler may come here while its thread is in here
 
 
 def begin(policy: Policy) -> Process:
@@ -67,12 +67,21 @@ def end() -> None:
 
 
 def _share(thread: bool) -> Guard:
-    with _beginning:  # two threads may open their first connections at once
-        process = running or begin(Policy.from_environment(os.environ))
-        process.is_shared = True
-        if thread:
-            process.guard.start()
+    process = running
+    if process is None or not process.is_shared or (thread and not process.guard.driver.is_running):
+        with _beginning:  # two threads may open their first connections at once
+            process = running or begin(Policy.from_environment(os.environ))
+            process.is_shared = True
+            if thread:
+                _start(process.guard)
     return process.guard
+
+
+def _start(guard: Guard) -> None:
+    try:
+        guard.start()
+    except RuntimeError as error:  # no thread is to be had, or the interpreter ends: what opens a connection goes on
+        guard.failed("start", error)
 
 
 set_maker(_share)
@@ -120,6 +129,8 @@ def _go_on() -> None:
 
 
 def _after_fork_in_child() -> None:
+    global _beginning  # noqa: PLW0603
+    _beginning = native("_thread", "RLock")()  # a thread that is not in the child may have held it
     _stopped_for_fork.clear()
     if running is not None:
         running.teller.after_fork_in_child()

@@ -1,8 +1,10 @@
 """One guard a process, whoever wants it first: `install()` or a wrapper."""
 
 import os
+import signal
 import socket
 import threading
+import warnings
 
 import pytest
 
@@ -121,3 +123,46 @@ def test_who_drives_is_told_when_to_come_again():
     assert driver.tick_if_driven(20.0) == float("inf")
     driver.stop()
     assert 20.0 not in ticks
+
+
+def test_a_signal_handler_may_open_a_connection_while_the_guard_is_made():
+    """It runs in the midst of whatever its thread does, and that may be the making of the guard."""
+    with _process._beginning:  # noqa: SLF001 - that moment, held still
+        assert shared_guard() is current_guard()
+
+
+def test_a_child_that_was_forked_in_that_moment_can_open_connections():
+    """The thread that made the guard is not in the child, and its lock is nobody's there."""
+    shared_guard()
+    is_held, is_over = threading.Event(), threading.Event()
+
+    def hold():
+        with _process._beginning:  # noqa: SLF001
+            is_held.set()
+            is_over.wait(30)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert is_held.wait(5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of threads and forks, from Python 3.12 on
+        pid = os.fork()
+    if pid == 0:
+        signal.alarm(5)  # ends a child that hangs
+        _process.running.is_shared = False  # so that it has to take the lock
+        os._exit(0 if shared_guard() is not None else 1)
+    is_over.set()
+    thread.join(5)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_a_program_that_gets_no_thread_goes_on(monkeypatch):
+    """What opens a connection does not fail for it; it is told."""
+    monkeypatch.setattr("sockguard._engine.driver._start_thread", raising_runtime)
+    guard = shared_guard()
+    assert guard.failed.count == 1
+    assert not guard.driver.is_running
+
+
+def raising_runtime(*_):
+    raise RuntimeError("can't start new thread")

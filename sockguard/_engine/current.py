@@ -32,7 +32,6 @@ def shared_guard(*, thread: bool = True) -> "Guard":
 
     Raises:
         PolicyError: A variable of the environment makes no sense.
-        RuntimeError: The system gives us no thread.
     """
     assert _make is not None  # noqa: S101 - whatever exports a wrapper imports _process
     return _make(thread)

@@ -91,15 +91,16 @@ class Guard:
 
     def change_policy(self, policy: Policy) -> None:
         """Goes on with another policy for the connections that have none of their own."""
-        was_running, was_open = self.driver.is_running, self._sweep.is_open
+        was_running = self.driver.is_running
         self.driver.stop()
-        self._sweep.close()
-        self._sweep, stamped = self._follow(policy)
-        stamped.take_over(self._stamped)
-        self._stamped = stamped
-        if was_open:
-            self._sweep.open()
-            self._sweep.start_anew()
+        with self._ticking:  # a selector may tick in another thread
+            was_open, before = self._sweep.is_open, self._stamped
+            self._sweep.close()
+            self._sweep, self._stamped = self._follow(policy)
+            self._stamped.take_over(before)
+            if was_open:
+                self._sweep.open()
+                self._sweep.start_anew()
         if was_running:
             self.driver.start()
 

@@ -170,7 +170,6 @@ class Deadline:
     def __init__(self, terms: Terms, guard: Guard, seconds: float) -> None:
         self._terms, self._guard, self._seconds = terms, guard, seconds
         self._demand: Demand | None = None
-        self._outer: Demand | None = None
 
     @property
     def expired(self) -> bool:
@@ -179,20 +178,15 @@ class Deadline:
         return verdict is not None and verdict.reason is Reason.DEADLINE
 
     def __enter__(self) -> Self:
-        self._outer = self._terms.demand
-        demand = Demand(Reason.DEADLINE, _now(), self._seconds)
-        if self._outer is None or demand.due_at < self._outer.due_at:
-            self._terms.demand = self._demand = demand
-            self._guard.demands.add(self._terms)
+        self._demand = Demand(Reason.DEADLINE, _now(), self._seconds)
+        self._guard.demands.add(self._terms, self._demand)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._demand is not None and self._terms.demand is self._demand:  # and not that of a lost heartbeat
-            self._terms.demand = self._outer
-            if self._outer is not None:
-                self._guard.demands.add(self._terms)
+        if self._demand is not None:
+            self._terms.take_back(self._demand)
         if self.expired and _is_of_the_end(error):
             msg = f"the request took longer than its deadline of {self._seconds:g} s, so sockguard ended its connection"
             raise TimeoutError(msg) from error

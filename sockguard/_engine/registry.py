@@ -67,6 +67,8 @@ class Registry:
                 self._agree_anew(old, terms)
                 return
             self._displaced.append(old)
+        if terms is None and old is not None and old.cookie is not None and old.cookie == _cookie_of(owner):
+            terms = old.terms  # handed on, as by `SSLContext.wrap_socket`: what was said of it still holds
         if owner is None or (given_fd >= 0 and not _is_at(owner, fd)):
             record = stranger(fd, None, now, is_server=is_server)
             record.loop, record.site, record.terms = loop, site, terms

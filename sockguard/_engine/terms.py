@@ -5,6 +5,8 @@ application alive, and the wrapper knows of no descriptor. Each field is written
 and read by the other, whole; so there is no lock.
 """
 
+import contextlib
+import operator
 from typing import TYPE_CHECKING, Any
 
 from sockguard._core.books import Books
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
 __all__ = ["Demands", "Terms", "check_policy", "make_terms"]
 
 
+_due_at = operator.attrgetter("due_at")
+
+
 class Terms:
     """The terms of one connection.
 
@@ -31,7 +36,7 @@ class Terms:
         heart: Its heartbeat, if it has one.
     """
 
-    __slots__ = ("books", "demand", "expected", "fd", "gate", "heart", "policy", "verdict")
+    __slots__ = ("books", "demands", "expected", "fd", "gate", "heart", "policy", "verdict")
 
     def __init__(self, policy: Policy | None, books: Books | None = None, heart: Heart | None = None) -> None:
         self.policy = policy
@@ -41,12 +46,22 @@ class Terms:
         """Is held while the program sends, for the heartbeat to keep out."""
         self.expected: str | None = None
         """Why it is to live long; written by the program."""
-        self.demand: Demand | None = None
-        """When it is to be ended, whatever it does; written by the wrapper."""
+        self.demands: list[Demand] = []
+        """By when it is to be ended, whatever it does; written by the wrapper."""
         self.verdict: Verdict | None = None
         """By which the guard has ended it; written by the guard."""
         self.fd = -1
         """Where the registry has it; written by the guard."""
+
+    @property
+    def demand(self) -> Demand | None:
+        """The demand that is due first; None if there is none."""
+        return min(tuple(self.demands), key=_due_at, default=None) if self.demands else None
+
+    def take_back(self, demand: Demand) -> None:
+        """Takes a demand back, and no other one."""
+        with contextlib.suppress(ValueError):
+            self.demands.remove(demand)
 
 
 def check_policy(policy: object) -> None:
@@ -81,25 +96,26 @@ class Demands:
     def __init__(self) -> None:
         self._terms: set[Terms] = set()
 
-    def add(self, terms: Terms) -> None:
+    def add(self, terms: Terms, demand: Demand) -> None:
         """Takes note of a demand; from any thread. Connections with books of their own are looked at anyway."""
+        terms.demands.append(demand)
         if terms.books is None:
             self._terms.add(terms)
 
     def lose(self, terms: Terms, heart: Heart, now: float) -> None:
         """Takes note that a peer gave no sign of life: its connection is to be ended now."""
         limit = heart.heartbeat.timeout or 0.0
-        terms.demand = Demand(Reason.HEARTBEAT, now - max(limit, heart.silence(now)), limit)
-        self.add(terms)
+        self.add(terms, Demand(Reason.HEARTBEAT, now - max(limit, heart.silence(now)), limit))
 
     def pop_due(self, now: float) -> list[int]:
-        """Takes out the demands that are due, as descriptors, and those that were taken back."""
-        due, over = [], []
+        """Lists the descriptors whose demand is due, and forgets those of which all were taken back."""
+        due = []
         for terms in tuple(self._terms):
             demand = terms.demand
-            if demand is None:
-                over.append(terms)
+            if demand is None or terms.verdict is not None:
+                self._terms.discard(terms)
+                if terms.demands and terms.verdict is None:  # made between the look and this
+                    self._terms.add(terms)
             elif demand.due_at <= now and terms.fd >= 0:
-                due.append(terms)
-        self._terms.difference_update(due, over)
-        return [terms.fd for terms in due]
+                due.append(terms.fd)
+        return due

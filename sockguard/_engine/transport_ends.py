@@ -109,8 +109,8 @@ class Ender:
     def end_leaked(self, waited_for: Callable[[], list[Member]]) -> None:
         """Aborts, as long as there are any, those of a closed server's transports that nobody ends any more.
 
-        That is after `drain_timeout` without progress, if the peer has hung up, or the handler has ended and
-        left its writer open, or to a peer that does not read. Others are waited for, as asyncio does.
+        That is after `drain_timeout` without progress, if the handler has ended and left its writer open, and
+        after `fin_timeout` if the peer has hung up while it works. Others are waited for, as asyncio does.
 
         Args:
             waited_for: Lists those that are open.
@@ -128,10 +128,13 @@ def _look_at_leaked(member: Member, policy: Policy) -> None:
     if policy.drain_timeout is None or policy.mode != "enforce" or not _is_leaked(member, policy):
         member.mark = None
         return
+    # A handler that still works, though its peer has sent its end, may have an answer to give.
+    is_at_work = not member.is_abandoned and member.connection.state == "half_closed"
+    patience = policy.fin_timeout if is_at_work and policy.fin_timeout else policy.drain_timeout
     progress, now = _progress(transport, member), _now()
     if member.mark is None or member.mark[0] != progress:
         member.mark = progress, now
-    elif now - member.mark[1] >= policy.drain_timeout:
+    elif now - member.mark[1] >= patience:
         transport.abort()
 
 

@@ -55,13 +55,13 @@ class GuardedServerMixin(_Server):
     socket: socket.socket
     _accepted: Any = None
     """What was accepted and not yet handed on."""
-    _pid = 0
+    _accepted_by = 0
+    """The process that has accepted; not that of the constructor, as pre-forking servers make theirs before."""
 
     def __init__(self, *args: Any, policy: Policy | None = None, **kwargs: Any) -> None:
         if policy is not None:
             self.policy = policy
         check_policy(self.policy)
-        self._pid = os.getpid()
         super().__init__(*args, **kwargs)
 
     def server_activate(self) -> None:
@@ -82,7 +82,7 @@ class GuardedServerMixin(_Server):
         if isinstance(request, socket.socket) and not isinstance(request, GuardedSocket) and keeps_books(request):
             guard = shared_guard()  # else nobody would see the bytes that move, and it would seem idle
             guard.adopt(request, request, True, self.socket, make_terms(self.policy, request, guard.policy))
-        self._accepted = request
+        self._accepted, self._accepted_by = request, os.getpid()
         return request, address
 
     def _handle_request_noblock(self) -> None:
@@ -100,7 +100,7 @@ class GuardedServerMixin(_Server):
     def shutdown_request(self, request: Any) -> None:
         """Ends and closes a request, also if a file of it is open still."""
         try:
-            if isinstance(request, GuardedSocket) and os.getpid() != self._pid:
+            if isinstance(request, GuardedSocket) and os.getpid() != self._accepted_by:
                 self._drain(request)
             super().shutdown_request(request)
         finally:
@@ -115,6 +115,8 @@ class GuardedServerMixin(_Server):
 
     @staticmethod
     def _make_sure_that_it_is_closed(request: Any) -> None:
+        if isinstance(request, GuardedSocket) and request.connection.policy.mode == "observe":
+            return
         if isinstance(request, socket.socket) and request.fileno() >= 0:
             request._real_close()  # type: ignore[attr-defined]  # noqa: SLF001 - close() waits for files of makefile()
 

@@ -10,6 +10,7 @@ import socketserver
 import ssl
 import struct
 import threading
+import time
 
 import pytest
 
@@ -360,3 +361,48 @@ def test_who_wants_a_reset_gets_one():
         client.sendall(b"hello\n")
         with pytest.raises(ConnectionResetError):
             client.recv(9)
+
+
+def test_observing_closes_nothing(d):
+    """A request that a handler keeps open is left to it, as by the plain server."""
+    kept = []
+
+    class Keeps(socketserver.StreamRequestHandler):
+        def handle(self):
+            kept.append(self.rfile)
+
+        def finish(self):
+            raise ConnectionError("before the files are closed")
+
+    class Server(sockguard.GuardedServerMixin, socketserver.TCPServer):
+        policy = Policy(mode="observe")
+
+        def handle_error(self, request, client_address):
+            pass
+
+    with Server(("127.0.0.1", 0), Keeps) as server, socket.create_connection(server.server_address):
+        server.handle_request()
+        assert kept[0].raw._sock.fileno() >= 0  # noqa: SLF001 - the socket below a file
+        kept[0].raw._sock.close()  # noqa: SLF001
+        kept[0].close()
+
+
+def test_a_server_that_was_made_before_a_fork_drains_in_the_background(d):
+    """Workers that share a listener serve on; only the child that was forked for one request may wait for it."""
+
+    class Refuses(socketserver.BaseRequestHandler):
+        def handle(self):
+            self.request.sendall(b"no")
+
+    class Server(sockguard.GuardedServerMixin, socketserver.TCPServer):
+        policy = Policy(drain_timeout=30)
+
+    with Server(("127.0.0.1", 0), Refuses) as server:
+        pid = os.fork()
+        if pid == 0:
+            with socket.create_connection(server.server_address) as client:
+                client.sendall(b"an upload")
+                began = time.monotonic()
+                server.handle_request()
+                os._exit(0 if time.monotonic() - began < 15 else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0

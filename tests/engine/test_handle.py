@@ -130,6 +130,24 @@ def test_of_two_deadlines_the_sooner_holds():
         assert d.closed() == [("deadline", "shut_down")]
 
 
+def test_deadlines_that_overlap_hold_each_for_itself():
+    """Two tasks can share a connection: what one of them has kept is over, and that of the other one is not."""
+    with connect() as c, handled(c) as (d, connection):
+        first, second = connection.deadline(10), connection.deadline(5)
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        assert d.terms.demand.limit == 5
+        second.__exit__(None, None, None)
+        d.now = time.monotonic() + 60
+        d.tick()
+        assert (d.terms.demand, d.closed()) == (None, [])
+        with connection.deadline(5):
+            d.now = time.monotonic() + 6
+            d.tick()
+            assert d.closed() == [("deadline", "shut_down")]
+
+
 @pytest.mark.parametrize("nonsense", [0, -1, NEVER, float("inf"), None, "5"])
 def test_a_deadline_that_makes_no_sense_is_refused(nonsense):
     """By its value, with what to give instead."""

@@ -164,9 +164,9 @@ def test_a_demand_of_the_program_is_met_at_the_next_tick():
     """Whenever the next look would be; taken back in time, nothing happens."""
     with driven(leak_after=None) as d, guarded(d) as (late, _), guarded(d) as (quick, _):
         for sock in (late, quick):
-            sock.terms.demand = Demand("deadline", d.now, 0.4)
+            sock.terms.demands.append(Demand("deadline", d.now, 0.4))
         d.tick()
-        quick.terms.demand = None
+        quick.terms.demands.clear()
         d.tick()
         assert (d.closed(), quick.why) == ([("deadline", "shut_down")], None)
         assert late.fileno() == -1

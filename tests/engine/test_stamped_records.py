@@ -110,7 +110,7 @@ def test_a_demand_makes_a_connection_due(records):
     terms = announce(records, owner)
     records.enlist(100.0)
     (record,) = records.due(100.0)
-    terms.demand = Demand("deadline", 100.0, 5.0)
+    terms.demands.append(Demand("deadline", 100.0, 5.0))
     assert records.due(104.0) == []
     assert records.due(105.0) == [record]
 

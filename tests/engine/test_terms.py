@@ -75,8 +75,7 @@ def test_a_demand_ends_the_connection_at_its_instant():
         terms = Terms(None)
         d.adopt(c.server, terms=terms)
         d.tick()
-        terms.demand = Demand(Reason.DEADLINE, d.now, 3.0)
-        d.guard.demands.add(terms)
+        d.guard.demands.add(terms, Demand(Reason.DEADLINE, d.now, 3.0))
         for _ in range(2):
             c.client.send(b"x")
             c.server.recv(1)
@@ -92,10 +91,9 @@ def test_a_demand_that_is_taken_back_ends_nothing():
     with connect() as c, driven() as d:
         terms = Terms(None)
         d.adopt(c.server, terms=terms)
-        terms.demand = Demand(Reason.DEADLINE, d.now, 1.0)
-        d.guard.demands.add(terms)
+        d.guard.demands.add(terms, Demand(Reason.DEADLINE, d.now, 1.0))
         d.tick(0.5)
-        terms.demand = None
+        terms.take_back(terms.demand)
         d.tick(5)
         assert (d.closed(), d.guard.demands.pop_due(d.now)) == ([], [])
 
@@ -105,8 +103,7 @@ def test_a_lost_heartbeat_is_told_by_name():
     with connect() as c, driven() as d:
         terms = Terms(Policy(heartbeat=Heartbeat(b"?", 1, 2)))
         d.adopt(c.server, terms=terms)
-        terms.demand = Demand(Reason.HEARTBEAT, d.now, 2.0)
-        d.guard.demands.add(terms)
+        d.guard.demands.add(terms, Demand(Reason.HEARTBEAT, d.now, 2.0))
         d.tick(2.25)
         [lost] = d.told("heartbeat_lost")
         assert (lost.fields["limit"], lost.fields["fd"]) == (2.0, c.server.fileno())
@@ -166,9 +163,9 @@ def test_terms_have_what_their_connection_needs():
 def test_a_demand_waits_until_the_registry_knows_the_connection():
     """One that is due before the first tick is not lost."""
     demands, terms = Demands(), Terms(None)
-    terms.demand = Demand(Reason.DEADLINE, 0.0, 1.0)
-    demands.add(terms)
+    demands.add(terms, Demand(Reason.DEADLINE, 0.0, 1.0))
     assert demands.pop_due(5.0) == []
     terms.fd = 9
     assert demands.pop_due(5.0) == [9]
+    terms.take_back(terms.demand)
     assert demands.pop_due(5.0) == []

@@ -145,7 +145,8 @@ class Caretaker:
                 return
             facts = read_facts(sock)
             is_server = facts is not None and opened_by_us(facts) is False
-        self._announce(owner, sock, is_server, line, self._terms)
+        is_ours = self._terms.policy is not None or record is None  # what the program has said of it stays
+        self._announce(owner, sock, is_server, line, self._terms if is_ours else None)
 
     def look(self, ready: Iterable[SelectorKey], now: float) -> Iterator[Finding]:
         """Yields those of the connections that are ready about which something is to be done.

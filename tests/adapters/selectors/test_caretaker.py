@@ -14,6 +14,7 @@ from guarded import driven
 from loopback import connect, listen, reset, state_of
 from sockguard._core.left_open import Fate
 from sockguard._core.policy import Policy
+from sockguard._engine.terms import Terms
 from sockguard.adapters.selectors import caretaker as module
 from sockguard.adapters.selectors.caretaker import Caretaker
 from waiting import eventually
@@ -168,3 +169,16 @@ def test_a_closed_object_is_there_no_more():
         reset(other.client)
         assert fates(caretaker, keys[1]) == []
         os.close(fd)
+
+
+def test_what_the_program_has_said_of_a_connection_stays():
+    """A selector without a policy of its own takes none away, also if the connection was handed on, as to TLS."""
+    with connect() as c, driven() as d:
+        d.adopt(c.server, terms=Terms(Policy(mode="observe")))
+        d.tick()
+        with socket.socket(fileno=c.server.detach()) as handed_on:
+            Caretaker(d.guard, None).welcome(handed_on, handed_on.fileno())
+            d.tick()
+            record = d.guard.registry.by_fd[handed_on.fileno()]
+            assert record() is handed_on
+            assert record.policy_or(d.guard.policy).mode == "observe"
