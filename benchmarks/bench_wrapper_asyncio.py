@@ -11,7 +11,7 @@ from itertools import chain
 
 from harness import Bar, Section
 from load import churn, connections, ping_pong
-from ratios import Options, Ratio, Sample, finish, options, pairs, ratio_of, take_turns, median_verdict
+from ratios import Options, Ratio, Sample, finish, median_verdict, options, pairs, ratio_of, take_turns
 from sides import BARE, GUARDED, Server, Side, serving
 
 SCRIPT = "echo_aio.py"

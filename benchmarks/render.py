@@ -19,6 +19,9 @@ ORDER = (
     "scaling",
     "import",
     "sites",
+    "plugin",
+    "plugin_scoreboard",
+    "plugin_innocents",
     *(f"guard_{name}" for name in GUARD),
     *(f"wrapper_{name}" for name in WRAPPERS),
 )
@@ -30,10 +33,11 @@ HEAD = """\
 
 # Benchmarks
 
-Measured by `make bench`, and the parts named `bench_guard_...` and `bench_wrapper_...` by `make bench-guard` and `make bench-wrappers`; how, says
-[benchmarks/README.md](../../benchmarks/README.md). All contenders of a table were measured in one run in alternating
-rounds. The times hold for one small machine and compare what is in one table; they say nothing about other machines,
-whereas ratios carry over roughly. A promise that was not kept is marked **NOT met** and stays on this page.
+Measured by `make bench`, and the parts named `bench_guard_...` and `bench_wrapper_...` by `make bench-guard` and
+`make bench-wrappers`; how, says [benchmarks/README.md](../../benchmarks/README.md). All contenders of a table were
+measured in one run in alternating rounds. The times hold for one small machine and compare what is in one table; they
+say nothing about other machines, whereas ratios carry over roughly. A promise that was not kept is marked **NOT met**
+and stays on this page.
 """
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sockguard._engine.dump import register, unregister
     from sockguard._engine.guard import Guard
     from sockguard.patch import install, uninstall
+    from sockguard.testing import SocketLeakError, no_socket_leaks
     from sockguard.wrappers import (
         GuardedConnection,
         GuardedSelector,
@@ -44,6 +45,7 @@ __all__ = [
     "Leak",
     "Policy",
     "PolicyError",
+    "SocketLeakError",
     "SockguardError",
     "UsageError",
     "__version__",
@@ -51,6 +53,7 @@ __all__ = [
     "find_leaks",
     "guard_socket",
     "install",
+    "no_socket_leaks",
     "register",
     "uninstall",
     "unregister",
@@ -61,7 +64,9 @@ _LATE = {
     "Heartbeat": "sockguard._core.policy",
     "Keepalive": "sockguard._core.policy",
     "Policy": "sockguard._core.policy",
+    "SocketLeakError": "sockguard.testing",
     "install": "sockguard.patch",
+    "no_socket_leaks": "sockguard.testing",
     "register": "sockguard._engine.dump",
     "uninstall": "sockguard.patch",
     "GuardedConnection": "sockguard.wrappers",

@@ -9,7 +9,7 @@ import sockguard
 from guarded import Driven, driven
 from sockguard import _process
 from sockguard._core.policy import Policy
-from sockguard._engine.current import set_maker
+from sockguard._engine.current import current_guard, set_current_guard, set_maker
 
 __all__ = ["Pair", "pair", "shared"]
 
@@ -27,9 +27,12 @@ def shared(**fields: object) -> Iterator[Driven]:
     """Has all wrappers share a guard without a thread; its policy is of these fields."""
     with driven(**fields) as d:
         set_maker(lambda _: d.guard)
+        before = current_guard()
+        set_current_guard(d.guard)
         try:
             yield d
         finally:
+            set_current_guard(before)
             set_maker(_process._share)  # noqa: SLF001
 
 

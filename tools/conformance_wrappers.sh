@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Other people's suites with our wrappers in the place of the originals: no test may change its outcome but named ones.
 #
-#     tools/conformance_wrappers.sh [SUITE...]     # socket socketserver selectors anyio if none is given
+#     tools/conformance_wrappers.sh [SUITE...]     # socket socketserver selectors asyncio anyio if none is given
 #     PYTHON=python3.12 tools/conformance_wrappers.sh socket
 #
 # Each suite is run plainly and with the wrapper, by one interpreter (CPython 3.13 with its tests, of pyenv, unless
@@ -47,7 +47,7 @@ run_suite() { # SUITE
     esac
 }
 
-(($#)) || set -- socket socketserver selectors anyio
+(($#)) || set -- socket socketserver selectors asyncio anyio
 changed=()
 for suite in "$@"; do
     echo "== $suite"

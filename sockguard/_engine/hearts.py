@@ -21,14 +21,22 @@ class Owner(Protocol):
         """Does what is due, without ever blocking; gives the instant of the next call, None if there is to be none."""
 
 
+class _Ref(weakref.ref[Owner]):
+    """Refers to an owner, and knows its number when it has died."""
+
+    __slots__ = ("key",)
+    key: int
+
+
 class _Entry:
     """The place of an owner on the wheel; told apart by identity, whatever the owner compares by."""
 
     __slots__ = ("key", "ref")
 
-    def __init__(self, owner: Owner) -> None:
+    def __init__(self, owner: Owner, died: Callable[["_Ref"], object]) -> None:
         self.key = id(owner)
-        self.ref = weakref.ref(owner)
+        self.ref = _Ref(owner, died)
+        self.ref.key = self.key
 
 
 class Hearts:
@@ -44,9 +52,10 @@ class Hearts:
         self._added: deque[tuple[weakref.ref[Owner], float]] = deque()
         self._wheel: Wheel[_Entry] = Wheel()
         self._entries: dict[int, _Entry] = {}
+        self._died: deque[_Ref] = deque()
 
     def __len__(self) -> int:
-        """Counts the owners on the wheel, those included that have died and were not due since."""
+        """Counts the owners on the wheel, those included that have died since the last tick."""
         return len(self._wheel)
 
     def add(self, owner: Owner, at: float) -> None:
@@ -55,6 +64,7 @@ class Hearts:
 
     def run(self, now: float) -> None:
         """Calls all whose instant has come; from one thread at a time. Never raises."""
+        self._bury()
         for _ in range(len(self._added)):
             ref, at = self._added.popleft()
             if (owner := ref()) is not None:
@@ -71,11 +81,22 @@ class Hearts:
         self._added.clear()
         self._wheel = Wheel()
         self._entries.clear()
+        self._died.clear()
+
+    def _bury(self) -> None:
+        """Takes those off the wheel that have died; they were noted in whatever thread, at whatever moment."""
+        for _ in range(len(self._died)):
+            ref = self._died.popleft()
+            entry = self._entries.get(ref.key)
+            if entry is not None and entry.ref is ref:
+                self._wheel.cancel(self._entries.pop(ref.key))
 
     def _entry_of(self, owner: Owner) -> _Entry:
         entry = self._entries.get(id(owner))
-        if entry is None or entry.ref() is not owner:  # the number was that of an owner that has died
-            entry = self._entries[id(owner)] = _Entry(owner)
+        if entry is None or entry.ref() is not owner:
+            if entry is not None:  # the number was that of an owner that has died
+                self._wheel.cancel(entry)
+            entry = self._entries[id(owner)] = _Entry(owner, self._died.append)
         return entry
 
     def _beat(self, entry: _Entry, now: float) -> float | None:

@@ -9,7 +9,8 @@ Choice. Nobody waits for that: whoever closes hands the descriptor over. From th
 the guard's own, the only numbers that it ever closes. A time and a number of bytes bound
 it, as an upload of gigabytes or a peer that stays need not be seen to their end.
 
-Price. The descriptor stays open for up to `drain_timeout` after close().
+Price. The descriptor stays open for up to `drain_timeout` after close(). So no more linger than
+an eighth of all that the process may have, and fewer when accept() finds none (`give_up`).
 """
 
 import _socket
@@ -21,11 +22,16 @@ from typing import NamedTuple
 from sockguard._core.policy import Policy
 from sockguard._kernel.natives import monotonic
 
+with contextlib.suppress(ImportError):  # Windows has none
+    import resource
+
 __all__ = ["Lingering"]
 
 CHUNK = 65536
 MAX_LINGERING = 1024
 """Connections that linger at once; the rest is closed as ever. Descriptors are worth more than the tails of answers."""
+MAX_SHARE = 8
+"""And no more than one in so many of the descriptors that the process may have (the soft RLIMIT_NOFILE)."""
 _now = monotonic
 
 
@@ -33,6 +39,14 @@ class _Ending(NamedTuple):
     sock: _socket.socket
     until: float
     n_left: int
+
+
+def _limit() -> int:
+    """Tells how many may linger now: the program can change what it may have at any time."""
+    if "resource" not in globals():
+        return MAX_LINGERING
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MAX_LINGERING if soft == resource.RLIM_INFINITY else min(MAX_LINGERING, soft // MAX_SHARE)
 
 
 class Lingering:
@@ -55,7 +69,7 @@ class Lingering:
         if fd < 0:
             return
         ours = _socket.socket(sock.family, sock.type, sock.proto, fd)
-        if policy.drain_timeout is None or len(self._taken) >= MAX_LINGERING:
+        if policy.drain_timeout is None or len(self._taken) >= _limit():
             ours.close()
             return
         try:
@@ -69,7 +83,10 @@ class Lingering:
     def run(self, now: float) -> None:
         """Reads on, and closes what is at its end; never waits."""
         for _ in range(len(self._taken)):
-            ending = self._taken.popleft()
+            try:
+                ending = self._taken.popleft()
+            except IndexError:  # given up just now
+                return
             if ending.until <= now:
                 ending.sock.close()
             else:
@@ -88,8 +105,13 @@ class Lingering:
             pass  # a reset: it is over
         ending.sock.close()
 
+    def give_up(self, n: int) -> None:
+        """Closes the n oldest at once, if there are so many: their descriptors are needed; from any thread."""
+        with contextlib.suppress(IndexError):
+            for _ in range(n):
+                self._taken.popleft().sock.close()
+
     def close(self) -> None:
         """Closes all that is left; also in a forked child, whose copies they are."""
         while self._taken:
-            with contextlib.suppress(IndexError):
-                self._taken.popleft().sock.close()
+            self.give_up(1)

@@ -4,7 +4,9 @@ All of it runs on the loop's thread and within the program's own calls, so nothi
 what goes wrong in it stays in it.
 """
 
+import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 from sockguard._core.policy import Policy
@@ -19,6 +21,13 @@ from sockguard._engine.transport_ends import Ender
 
 __all__ = ["LoopGroup", "find_connection"]
 
+BLIND_TO_SENDS: dict[str, Any] = {
+    "fin_timeout": None,
+    "idle_timeout": None,
+    "write_stall_timeout": None,
+    "min_receive_rate": None,
+}
+"""What is left of a policy where nobody tells what is sent: a connection that only sends would look dead."""
 _members = Members()
 
 
@@ -46,6 +55,7 @@ class LoopGroup:
         self._site = site
         self._ender = Ender(guard, loop.call_later)
         self._is_ending = False
+        self._writer: Any = None
         self._simple_for: Policy | None = None
         """The policy under which connections of this call need neither own stamps nor a heartbeat."""
 
@@ -66,7 +76,8 @@ class LoopGroup:
         member = Member(transport, terms, self._guard, self)
         _members.add(transport, member)
         _members.add(protocol, member)
-        member.is_stamped = terms.books is None or stamp_sends(transport, terms.books)
+        if terms.books is not None and not stamp_sends(transport, terms.books):
+            terms.policy = dataclasses.replace(terms.policy or self._guard.policy, **BLIND_TO_SENDS)
         if terms.heart is not None:
             LoopHeart(self._guard, self.loop, member, protocol).start(terms.heart)
         return proxy_for(protocol, terms.books, terms.heart), member
@@ -82,22 +93,39 @@ class LoopGroup:
         return terms
 
     def admit(self, member: Member) -> None:
-        """Has the guard watch a connection, unless what happens on it can be told by nobody.
+        """Has the guard watch a connection.
 
         Done after its protocol was told: where `install()` adopts by wrapping protocols, the last word counts.
         """
-        if member.is_stamped:
-            self._guard.adopt_transport(member.owner, self.loop, self._is_server, self._site, member.terms)
+        self._guard.adopt_transport(member.owner, self.loop, self._is_server, self._site, member.terms)
 
-    def attend(self, protocol: Any, member: Member, task: Any) -> None:
+    def noting_writers(self, handler: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+        """Makes a callback for streams that calls another one, and has the writer lie ready for `take_writer`."""
+
+        @functools.wraps(handler)
+        def connected(reader: Any, writer: Any) -> Any:
+            self._writer = writer
+            return handler(reader, writer)
+
+        return connected
+
+    def take_writer(self) -> Any:
+        """Gives the writer of the connection whose `connection_made` has just been called."""
+        writer, self._writer = self._writer, None
+        return writer
+
+    def attend(self, protocol: Any, member: Member, writer: Any, task: Any) -> None:
         """Has the writer of a handler closed when that has ended.
 
         Args:
             protocol: An `asyncio.StreamReaderProtocol`; it knows the transport that the writer has by then.
+            writer: Kept until then. Since Python 3.13 nobody else does: one that its handler has not closed would
+                close itself by its death, before the handler's task is done, and without a drain.
+            task: Of the handler.
         """
-        task.add_done_callback(functools.partial(self._on_end, protocol, member))
+        task.add_done_callback(functools.partial(self._on_end, protocol, member, writer))
 
-    def _on_end(self, protocol: Any, member: Member, task: Any) -> None:
+    def _on_end(self, protocol: Any, member: Member, _: Any, task: Any) -> None:
         try:
             self._close_after(protocol, member, has_failed=task.cancelled() or task.exception() is not None)
         except Exception as error:  # noqa: BLE001 - nothing of ours may reach the program's event loop

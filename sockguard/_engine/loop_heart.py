@@ -20,7 +20,7 @@ from typing import Any
 from sockguard._core.heartbeat import BeatState, Heart
 from sockguard._engine.guard import Guard
 from sockguard._engine.members import Member, socket_of
-from sockguard._engine.proxies import proxy_for, real_protocol
+from sockguard._engine.proxies import hears, proxy_for, real_protocol
 from sockguard._kernel.natives import monotonic
 from sockguard._kernel.one_socket import read_unread
 
@@ -106,8 +106,9 @@ class LoopHeart:
         of_streams = protocol._transport if isinstance(protocol, asyncio.StreamReaderProtocol) else None  # type: ignore[attr-defined]  # noqa: SLF001
         for transport in (made_with, _on_top(made_with), of_streams):
             if transport is not None and real_protocol(transport.get_protocol()) is protocol:
-                if transport.get_protocol() is protocol:  # the one below TLS had the proxy
-                    transport.set_protocol(proxy_for(protocol, None, heart))
+                if not hears(transport.get_protocol(), heart):  # the one below TLS did
+                    books = self._member.terms.books if transport is made_with else None
+                    transport.set_protocol(proxy_for(protocol, books, heart))
                 return transport
         return None
 

@@ -51,7 +51,7 @@ class Member:
         group: What it has in common with others: those of one server.
     """
 
-    __slots__ = ("_connection", "_guard", "group", "is_abandoned", "is_stamped", "mark", "terms", "transport")
+    __slots__ = ("_connection", "_guard", "group", "is_abandoned", "mark", "terms", "transport")
 
     def __init__(self, transport: Any, terms: Terms, guard: Guard, group: object) -> None:
         self.transport: Callable[[], Any]
@@ -66,8 +66,6 @@ class Member:
         self.group = group
         self.is_abandoned = False
         """Its handler has ended, and did not say that somebody else has it now."""
-        self.is_stamped = True
-        """All that moves is counted, by the kernel or by us."""
         self.mark: tuple[object, float] | None = None
         """How far it was when it was last seen to move, while it is waited for at the end of its server."""
 

@@ -20,7 +20,7 @@ from sockguard._core.books import Books
 from sockguard._core.heartbeat import Heart
 from sockguard._kernel.natives import monotonic
 
-__all__ = ["proxy_for", "real_protocol", "stamp_sends"]
+__all__ = ["hears", "proxy_for", "real_protocol", "stamp_sends"]
 
 _now = monotonic
 CHUNK = 65536
@@ -143,6 +143,11 @@ def proxy_for(real: Any, books: Books | None, heart: Heart | None) -> Any:
 def real_protocol(protocol: Any) -> Any:
     """Gives the protocol for which a proxy stands; any other as it is."""
     return protocol._real if issubclass(type(protocol), _Proxy) else protocol  # noqa: SLF001 - it is of this file
+
+
+def hears(protocol: Any, heart: Heart) -> bool:
+    """Tells whether the answers to a heartbeat are seen by a protocol, if any are expected."""
+    return heart.heartbeat.expect is None or (issubclass(type(protocol), _Proxy) and protocol._heart is heart)  # noqa: SLF001
 
 
 def stamp_sends(transport: Any, books: Books) -> bool:

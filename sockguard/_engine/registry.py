@@ -79,7 +79,7 @@ class Registry:
 
     def _agree_anew(self, record: Record, terms: Terms | None) -> None:
         """Takes note that a connection was announced again: connect_ex() that asks how far it is, or a wrapper."""
-        if terms is not None and record.terms is not terms:
+        if terms is not None:
             record.terms = terms
             self._new.append(record)  # its policy may set a time
 

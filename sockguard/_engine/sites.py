@@ -27,7 +27,9 @@ from collections.abc import Iterable, Iterator
 from types import CodeType, FrameType
 from typing import NamedTuple
 
-__all__ = ["Site", "capture", "capture_at", "is_own", "main_line", "place", "table_size"]
+__all__ = [
+    "Frame", "Site", "capture", "capture_at", "is_application", "is_own", "line_of", "main_line", "place", "table_size",
+]  # fmt: skip
 
 MAX_SITES = 4096
 """Distinct stacks that are remembered, about 0.5 KiB each. A program has some dozens; one
@@ -64,7 +66,7 @@ _STDLIB = os.path.dirname(os.__file__) + os.sep
 _LIBRARIES = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
 
 
-class _Frame(NamedTuple):
+class Frame(NamedTuple):
     """What is kept of a frame."""
 
     code: CodeType
@@ -72,7 +74,7 @@ class _Frame(NamedTuple):
     module: str
 
     @classmethod
-    def of(cls, frame: FrameType) -> "_Frame":
+    def of(cls, frame: FrameType) -> "Frame":
         """Takes down a frame."""
         module = frame.f_globals.get("__name__")
         return cls(frame.f_code, frame.f_lasti, module if type(module) is str else "")
@@ -83,7 +85,7 @@ class Site:
 
     __slots__ = ("_frames", "_note")
 
-    def __init__(self, frames: tuple[_Frame, ...], note: str = "") -> None:
+    def __init__(self, frames: tuple[Frame, ...], note: str = "") -> None:
         self._frames = frames
         self._note = note
 
@@ -94,15 +96,15 @@ class Site:
         """Describes the calls that say who opened it, innermost first: "app.py:42 in serve"."""
         if self._note:
             return (self._note,)
-        return tuple(place(frame.code, _line_of(frame)) for frame in self._shown())
+        return tuple(place(frame.code, line_of(frame)) for frame in self._shown())
 
     @property
     def module_qualname(self) -> str:
         """The innermost function worth showing, as `module.Class.function`; "" if none is known."""
         return next((f"{frame.module}.{frame.code.co_qualname}" for frame in self._shown()), "")
 
-    def _shown(self) -> list[_Frame]:
-        shown: list[_Frame] = []
+    def _shown(self) -> list[Frame]:
+        shown: list[Frame] = []
         for frame in self._frames:
             if shown and _is_below(frame.module, BOTTOMS):
                 break
@@ -110,7 +112,7 @@ class Site:
                 shown.append(frame)
         return shown[:MAX_SHOWN] or self._innermost()
 
-    def _innermost(self) -> list[_Frame]:
+    def _innermost(self) -> list[Frame]:
         """The innermost frame that is not our own, where there is nothing better."""
         others = [frame for frame in self._frames if _package(frame.module) not in OWN]
         return (others or list(self._frames))[:1]
@@ -197,13 +199,13 @@ def main_line(frames: Iterable[FrameType]) -> str | None:
         frames: Innermost first.
     """
     others = [frame for frame in frames if not is_own(frame)]
-    best = next((frame for frame in others if _is_application(_Frame.of(frame))), others[0] if others else None)
+    best = next((frame for frame in others if is_application(Frame.of(frame))), others[0] if others else None)
     return place(best.f_code, best.f_lineno) if best is not None else None
 
 
 def is_own(frame: FrameType) -> bool:
     """Tells whether this is code of sockguard's."""
-    return _package(_Frame.of(frame).module) in OWN
+    return _package(Frame.of(frame).module) in OWN
 
 
 def _read(first: FrameType, key: tuple[int, ...], frame: FrameType | None) -> Site:
@@ -233,19 +235,19 @@ def _learn(first: FrameType, key: tuple[int, ...]) -> Site:
     for _ in key:
         if frame is None:  # pragma: no cover - the key has as many
             break
-        frames.append(_Frame.of(frame))
+        frames.append(Frame.of(frame))
         frame = frame.f_back
     is_all = frame is None or len(key) >= MAX_FRAMES or _is_enough(frames)
     return _table.setdefault(key, Site(tuple(frames)) if is_all else _DEEPER)
 
 
-def _is_enough(frames: list[_Frame]) -> bool:
+def _is_enough(frames: list[Frame]) -> bool:
     """Tells whether these frames name who opened the connection."""
-    ours = [number for number, frame in enumerate(frames) if _is_application(frame)]
+    ours = [number for number, frame in enumerate(frames) if is_application(frame)]
     return len(ours) >= ENOUGH or any(_is_below(frame.module, BOTTOMS) for n in ours[:1] for frame in frames[n:])
 
 
-def _is_application(frame: _Frame) -> bool:
+def is_application(frame: Frame) -> bool:
     path = frame.code.co_filename
     is_library = path.startswith(("<frozen ", _STDLIB)) or any(part in path for part in _LIBRARIES)
     return not is_library and _package(frame.module) not in MACHINERY
@@ -259,7 +261,7 @@ def _is_below(module: str, roots: tuple[str, ...]) -> bool:
     return any(module == root or module.startswith(f"{root}.") for root in roots)
 
 
-def _line_of(frame: _Frame) -> int | None:
+def line_of(frame: Frame) -> int | None:
     return next((line for start, end, line in frame.code.co_lines() if start <= frame.lasti < end), None)
 
 

@@ -88,6 +88,7 @@ class StampedSweep:
 
     def _look(self, record: StampedRecord) -> None:
         self.records.wheel.schedule(record.key, self._look_at)
+        queue_before = record.queue
         if (sock := _socket_of(record)) is None:
             self._drop(record)
             return
@@ -100,7 +101,7 @@ class StampedSweep:
         if fd_of(sock) != record.fd:  # it was closed while it was looked at
             self._drop(record)
         elif activity is not None:
-            self._judge(record, sock, activity)
+            self._judge(record, sock, activity, drains=_has_drained(queue_before, record.queue))
 
     def _is_to_be_judged(self, record: StampedRecord, sock: Any) -> bool:
         """Tells whether it is our connection, and one at all.
@@ -118,10 +119,12 @@ class StampedSweep:
             _keep_alive(sock, record.policy_or(self._policy))
         return True
 
-    def _judge(self, record: StampedRecord, sock: Any, activity: Activity) -> None:
+    def _judge(self, record: StampedRecord, sock: Any, activity: Activity, *, drains: bool) -> None:
         policy, was_hung_up = record.policy_or(self._policy), record.is_hung_up
-        connection = spare_if_it_moved(history(record, activity, self._now, record.serial), record)
-        record.connection = connection
+        connection = history(record, activity, self._now, record.serial)
+        if drains:  # the peer reads: that moves bytes, though no call of ours returns
+            connection = connection._replace(moved_at=self._now, is_quiet=False)
+        record.connection = connection = spare_if_it_moved(connection, record)
         verdict = or_let_go(decide(connection, policy, self._now), record)
         if record.names is None and (connection.is_hung_up or verdict.action is not Action.KEEP):
             record.names = _read_names(sock)
@@ -174,9 +177,12 @@ def _is_still_due(record: Record) -> bool:
     before, sock = record.connection, _socket_of(record)
     if before is None or sock is None or not isinstance(record, StampedRecord):
         return False
+    queue_before = record.queue
     try:
         after = _read(record, sock, before.looked_at)
     except (OSError, ValueError):
+        return False
+    if _has_drained(queue_before, record.queue):
         return False
     if record.is_ended_by_guard:  # it was shut down meanwhile: only the descriptor is left to release
         return True
@@ -195,8 +201,12 @@ def _read(record: StampedRecord, sock: Any, now: float) -> Activity:
     """Reads the stamps; what a transport holds back is not sent yet, and a queue that moves is none that stalls."""
     activity = read_stamps(sock, record.books, now, buffered=_buffered(record()))
     before, record.queue = record.queue, read_queue(sock)
-    is_moving = before is not None and record.queue is not None and record.queue < before
-    return activity._replace(unsent=0) if is_moving else activity
+    return activity._replace(unsent=0) if _has_drained(before, record.queue) else activity
+
+
+def _has_drained(before: int | None, after: int | None) -> bool:
+    """Tells whether the peer of a Unix socket has read between two looks at its queue."""
+    return before is not None and after is not None and after < before
 
 
 def _buffered(owner: Any) -> int:

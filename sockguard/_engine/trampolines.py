@@ -56,10 +56,13 @@ class StreamTrampoline(Trampoline):
 
     def connection_made(self, transport: Any) -> None:
         """Steps aside, and has an eye on the handler that was started."""
-        member = self._begin(transport)
+        try:
+            member = self._begin(transport)
+        finally:
+            writer = self._group.take_writer()
         task = self._real._task  # noqa: SLF001 - pinned by tests/adapters/test_asyncio.py for each Python
         if member is not None and task is not None:
-            self._group.attend(self._real, member, task)
+            self._group.attend(self._real, member, writer, task)
 
 
 def over(protocol: Any, group: LoopGroup) -> Any:

@@ -130,11 +130,11 @@ def _look_at_leaked(member: Member, policy: Policy) -> None:
         return
     # A handler that still works, though its peer has sent its end, may have an answer to give.
     is_at_work = not member.is_abandoned and member.connection.state == "half_closed"
-    patience = policy.fin_timeout if is_at_work and policy.fin_timeout else policy.drain_timeout
+    patience = policy.fin_timeout if is_at_work else policy.drain_timeout
     progress, now = _progress(transport, member), _now()
     if member.mark is None or member.mark[0] != progress:
         member.mark = progress, now
-    elif now - member.mark[1] >= patience:
+    elif patience is not None and now - member.mark[1] >= patience:
         transport.abort()
 
 

@@ -86,8 +86,8 @@ async def start_server(
         **kwds: As for asyncio, on the Python that runs.
 
     Returns:
-        The server. Once it is closed, connections that nobody ends are aborted after `drain_timeout`
-        without progress: those whose peer has hung up, and those whose handler has ended.
+        The server. Once it is closed, connections that nobody ends are aborted after `drain_timeout` without
+        progress: those that are over, and those whose handler has ended. Half-closed ones have `fin_timeout`.
 
     Raises:
         UsageError: `policy` is no Policy.
@@ -107,8 +107,8 @@ async def start_unix_server(
 ) -> asyncio.Server:
     """Starts a server of streams on a Unix socket, as `asyncio.start_unix_server` does; see `start_server`.
 
-    The kernel keeps no books of such sockets, so the bytes are counted on their way. On uvloop
-    that cannot be done for what is sent, and no time-outs apply: see docs/howto/asyncio.md.
+    The kernel keeps no books of such sockets, so the bytes are counted on their way. On uvloop that
+    cannot be done for what is sent, so time-outs that depend on it do not apply: see docs/howto/asyncio.md.
 
     Raises:
         UsageError: `policy` is no Policy.
@@ -136,8 +136,8 @@ async def create_server(
         **kwds: As for asyncio, on the Python that runs.
 
     Returns:
-        The server. Once it is closed, connections whose peer has hung up are aborted after
-        `drain_timeout` without progress.
+        The server. Once it is closed, connections that are over are aborted after `drain_timeout`, and those whose
+        peer has hung up after `fin_timeout` without progress.
 
     Raises:
         UsageError: `policy` is no Policy.
@@ -226,13 +226,14 @@ def _serving(server: asyncio.AbstractServer, group: LoopGroup) -> asyncio.Server
     return cast("asyncio.Server", guarded_server(server, group))
 
 
-def _stream_factory(group: LoopGroup, handler: Handler, limit: int) -> Callable[[], Any]:
+def _stream_factory(group: LoopGroup, handler: Handler | None, limit: int) -> Callable[[], Any]:
     """Makes the factory that `asyncio.start_server` makes, with trampolines over its protocols."""
     loop = group.loop
+    callback = handler if handler is None else group.noting_writers(handler)
 
     def make() -> Any:
         reader = asyncio.StreamReader(limit=limit, loop=loop)
-        protocol = asyncio.StreamReaderProtocol(reader, handler, loop=loop)
+        protocol = asyncio.StreamReaderProtocol(reader, callback, loop=loop)
         return StreamTrampoline(protocol, group)
 
     return make

@@ -23,6 +23,7 @@ from sockguard._engine.sockets.guarded_socket import GuardedSocket, guard_socket
 from sockguard._engine.terms import check_policy, make_terms
 from sockguard._kernel.backend import keeps_books
 from sockguard._kernel.natives import monotonic
+from sockguard._kernel.one_socket import fd_of
 from sockguard._kernel.ready import has_unread, is_ready
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ class GuardedServerMixin(_Server):
     def _make_sure_that_it_is_closed(request: Any) -> None:
         if isinstance(request, GuardedSocket) and request.connection.policy.mode == "observe":
             return
-        if isinstance(request, socket.socket) and request.fileno() >= 0:
+        if isinstance(request, socket.socket) and fd_of(request) >= 0:
             request._real_close()  # type: ignore[attr-defined]  # noqa: SLF001 - close() waits for files of makefile()
 
     @staticmethod
@@ -125,7 +126,7 @@ class GuardedServerMixin(_Server):
         """Drops, in a forked child, what would turn its close into a reset; then ends it for all who share it."""
         policy = request.connection.policy
         with contextlib.suppress(OSError, ValueError):
-            if policy.mode != "enforce":
+            if policy.mode != "enforce" or request.is_handed_out:  # who has it may serve it still
                 return
             if policy.drain_timeout is not None and has_unread(request):
                 request.shutdown(socket.SHUT_WR)

@@ -22,7 +22,7 @@ from loops import client_tls, server_tls
 from redis_server import command, start_redis
 from sockguard import _process
 from sockguard._core.policy import Heartbeat, Keepalive, Policy
-from sockguard._engine.current import set_maker
+from sockguard._engine.current import set_current_guard, set_maker
 from sockguard._engine.sockets.in_use import is_in_use
 from sockguard._kernel.backend import KERNEL_KEEPS_BOOKS
 from sockguard.errors import UsageError
@@ -230,6 +230,7 @@ def test_the_peers_end_leaves_the_connection_usable_otherwise(half_close):
         assert not ended(p.server)
 
 
+@pytest.mark.needs_books
 def test_what_is_not_the_peers_end_is_not_taken_for_it():
     """A wish for no bytes, our own shutdown of receiving, and the look at a stream that has bytes."""
     with pair(half_close="close") as p:
@@ -336,7 +337,7 @@ def test_what_the_guard_has_ended_is_released_and_says_why(d):
 
 
 def test_a_number_that_was_handed_out_is_not_released_by_the_guard(d):
-    """It may be registered in a selector. The next call that finds nothing releases it."""
+    """It may be registered in a selector. What finds the end from then on says so, and close() is the program's."""
     with pair(fin_timeout=5) as p:
         fd = p.server.fileno()
         hang_up(p)
@@ -344,7 +345,11 @@ def test_a_number_that_was_handed_out_is_not_released_by_the_guard(d):
             d.tick(5)
         assert os.fstat(fd)
         assert p.server.recv(9) == b""
-        assert ended(p.server)
+        for call in (RECEIVE["recv"], RECEIVE["recv_into"], lambda sock, _: sock.send(b"x")):
+            with pytest.raises(ConnectionAbortedError, match=f"{PAST}its peer had hung up"):
+                call(p.server, 9)
+        assert os.fstat(fd)
+        p.server.close()
         with pytest.raises(OSError, match="Bad file descriptor"):
             os.fstat(fd)
 
@@ -907,3 +912,260 @@ def test_a_client_of_redis_idles_in_its_pool(tmp_path, own_guard):
                 client.send(b"x")
         finally:
             os.kill(redis.pid, signal.SIGCONT)
+
+
+# --- A connection that others may hold ---
+
+
+def hand_out(server) -> socket.socket:
+    """Gives the connection to somebody who duplicates it by its number, as a process does that inherits it."""
+    return socket.socket(fileno=os.dup(server.fileno()))
+
+
+@pytest.mark.parametrize("share", [lambda s: s.dup(), hand_out], ids=["dup", "fileno"])
+def test_to_close_one_of_two_that_hold_a_connection_ends_nothing(d, share):
+    """Neither is our side shut, nor is what lies there unread dropped: that is for the other one to read."""
+    with pair() as p, share(p.server) as other:
+        p.client.sendall(b"request")
+        eventually(lambda: p.server.connection.facts.unread)
+        p.server.close()
+        d.tick()
+        assert len(d.guard.lingering) == 0
+        assert other.recv(99) == b"request"
+        other.sendall(b"answer")
+        assert p.client.recv(99) == b"answer"
+
+
+def test_the_duplicate_of_a_connection_is_not_drained_either(d):
+    """Whichever of both is closed first."""
+    with pair() as p:
+        copy = p.server.dup()
+        p.client.sendall(b"request")
+        eventually(lambda: p.server.connection.facts.unread)
+        copy.close()
+        assert (len(d.guard.lingering), p.server.recv(99)) == (0, b"request")
+
+
+def test_a_guarded_selector_does_not_keep_a_connection_from_being_drained(d):
+    """It asks for the number as every selector does, and hands it to nobody."""
+    with pair() as p, sockguard.GuardedSelector() as selector:
+        selector.register(p.server, selectors.EVENT_READ)
+        selector.modify(p.server, selectors.EVENT_READ | selectors.EVENT_WRITE)
+        assert selector.get_key(p.server) is selector.get_map()[p.server]
+        p.client.sendall(b"request")
+        eventually(lambda: p.server.connection.facts.unread)
+        selector.unregister(p.server)
+        p.server.close()
+        assert len(d.guard.lingering) == 1
+
+
+def test_a_plain_selector_never_finds_another_connection_at_a_number_that_it_knows():
+    """The call that meets the end leaves the number to the program; the next connection gets another one."""
+    with pair(half_close="close") as p, selectors.DefaultSelector() as selector:
+        selector.register(p.server, selectors.EVENT_READ)
+        hang_up(p)
+        assert (p.server.recv(9), p.server.recv(9), ended(p.server)) == (b"", b"", False)
+        with pytest.raises(ConnectionAbortedError, match=f"{PAST}its peer has closed its side"):
+            p.server.send(b"x")
+        with pair() as other:
+            selector.register(other.server, selectors.EVENT_READ)
+            selector.unregister(p.server)
+            p.server.close()
+            assert len(selector.get_map()) == 1
+        assert p.server.connection.state == "closed"
+
+
+def test_a_number_that_was_handed_out_survives_a_reset():
+    """The error is raised as it is; what comes later is told why."""
+    with pair() as p:
+        fd = p.server.fileno()
+        reset_by_peer(p)
+        with pytest.raises(ConnectionResetError):
+            p.server.recv(9)
+        assert os.fstat(fd)
+        for call in (lambda: p.server.recv(9), lambda: p.server.send(b"x")):
+            with pytest.raises(ConnectionAbortedError, match=f"{PAST}it is over since"):
+                call()
+
+
+# --- Without a guard ---
+
+
+def test_an_error_of_the_environment_destroys_nothing(monkeypatch):
+    """The plain socket keeps its descriptor, and so does whoever gives a number."""
+    monkeypatch.setenv("SOCKGUARD_FIN_TIMEOUT", "soon")
+    set_maker(_process._share)  # noqa: SLF001
+    with connect() as c:
+        with pytest.raises(sockguard.PolicyError):
+            sockguard.guard_socket(c.server)
+        with pytest.raises(sockguard.PolicyError):
+            sockguard.GuardedSocket(fileno=c.server.fileno())
+        c.server.sendall(b"still here")
+        assert c.client.recv(99) == b"still here"
+
+
+def test_close_needs_no_guard():
+    """After the guard has gone it is that of the original; to make another one could fail."""
+
+    def no_guard(_thread):
+        raise RuntimeError
+
+    with pair() as p:
+        p.client.sendall(b"x")
+        eventually(lambda: p.server.connection.facts.unread)
+        set_maker(no_guard)
+        set_current_guard(None)
+        p.server.close()
+        assert ended(p.server)
+
+
+# --- Duplicates, and other terms ---
+
+
+def test_a_duplicate_has_the_heart_of_the_original(beating):
+    """There is one stream: what is received by either takes the answers out, and neither is lost."""
+    client, server, d = beating
+    with client.dup() as copy:
+        copy.settimeout(5)
+        ask(client, server, d)
+        server.sendall(b"pong\nreply\n")
+        assert copy.recv(99) == b"reply\n"
+        for _ in range(4):
+            d.tick(1)
+        assert d.closed() == []
+        client.close()
+        ask(copy, server, d)
+
+
+def test_a_deadline_is_met_by_whichever_is_left(d):
+    """Also if the duplicate has gone, of which the guard heard last."""
+    with pair() as p:
+        copy = p.server.dup()
+        d.tick()
+        copy.close()
+        d.tick()
+        with p.server.connection.deadline(5):
+            for _ in range(4):
+                d.tick(3)
+        assert d.closed() == [("deadline", "shut_down")]
+
+
+def test_what_a_duplicate_of_a_unix_socket_moves_counts_for_both(d, unix):
+    """So none of them seems idle while the other one works."""
+    guarded, other = unix
+    with guarded.dup() as copy:
+        copy.sendall(b"hello")
+        other.sendall(b"hi")
+        assert copy.recv(9) == b"hi"
+        assert (guarded.bytes_sent, guarded.bytes_received) == (5, 2)
+
+
+def test_a_duplicate_of_a_class_of_the_program_needs_none_of_its_arguments():
+    """It is of that class, and nothing of it is left open."""
+
+    class Mine(sockguard.GuardedSocket):
+        def __init__(self, host):
+            super().__init__()
+
+    with Mine("a") as mine, mine.dup() as copy:
+        assert (type(copy), copy.family, copy.gettimeout()) == (Mine, mine.family, None)
+
+
+def test_other_terms_keep_what_is_held_of_the_stream(beating):
+    """Bytes that came behind an answer, and what is counted and said of the connection."""
+    client, server, d = beating
+    ask(client, server, d)
+    client.connection.expect_open("a feed")
+    before = client.connection
+    threading.Timer(0.1, server.sendall, [b"first\npo"]).start()
+    assert client.recv(6) == b"first\n"
+    server.sendall(b"tatoes\n")
+    sockguard.guard_socket(client, Policy(idle_timeout=5))
+    got = b""
+    while len(got) < 9:
+        got += client.recv(99)
+    assert got == b"potatoes\n"
+    assert before.policy.idle_timeout == 5
+    assert client.connection._terms is before._terms  # noqa: SLF001
+
+
+def test_an_earlier_time_of_other_terms_is_kept(d):
+    """The guard looks again when it is due, and not when the former policy would have had it."""
+    with pair(idle_timeout=50000) as p:
+        d.tick()
+        d.tick()
+        sockguard.guard_socket(p.server, Policy(idle_timeout=5))
+        for _ in range(4):
+            d.tick(5)
+        assert d.closed() == [("idle", "shut_down")]
+
+
+def test_other_terms_can_bring_a_heart(d):
+    """If there was none before."""
+    with listen() as listener, sockguard.GuardedSocket() as client:
+        client.connect(listener.getsockname())
+        with listener.accept()[0] as server:
+            sockguard.guard_socket(client, Policy(heartbeat=BEAT))
+            ask(client, server, d)
+
+
+def test_other_terms_can_end_a_heart(beating):
+    """Nothing is sent any more."""
+    client, server, d = beating
+    sockguard.guard_socket(client, Policy())
+    for _ in range(20):
+        d.tick(1)
+    assert select.select([server], [], [], 0.1)[0] == []
+
+
+OTHER_CALLS = {
+    "settimeout": lambda s: s.settimeout(5),
+    "setblocking": lambda s: s.setblocking(True),
+    "getsockopt": lambda s: s.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE),
+    "setsockopt": lambda s: s.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    "dup": lambda s: s.dup(),
+}
+
+
+@pytest.mark.parametrize("call", OTHER_CALLS.values(), ids=OTHER_CALLS)
+def test_all_calls_after_the_end_say_why(call):
+    """And not that a descriptor is bad, as they do after a close() of the program's own."""
+    with pair(half_close="close") as p:
+        hang_up(p)
+        assert (p.server.recv(9), ended(p.server)) == (b"", True)
+        with pytest.raises(ConnectionAbortedError, match=f"{PAST}its peer has closed its side"):
+            call(p.server)
+    with sockguard.GuardedSocket() as closed:
+        closed.close()
+        with pytest.raises(OSError, match="Bad file descriptor") as caught:
+            call(closed)
+        assert caught.value.errno == errno.EBADF
+
+
+def test_a_unix_client_is_none_that_was_accepted(tmp_path):
+    """It has no name, and what was accepted has that of its listener: its first byte is not waited for."""
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as plain:
+        listener.bind(str(tmp_path / "s"))
+        listener.listen()
+        plain.connect(str(tmp_path / "s"))
+        with sockguard.guard_socket(plain) as client, sockguard.guard_socket(listener.accept()[0]) as server:
+            assert (client._is_server, server._is_server) == (False, True)  # noqa: SLF001
+
+
+@kernel_only
+def test_what_is_still_connecting_is_a_client():
+    """Its listener takes no more, so it waits for an answer to its SYN."""
+    with socket.socket() as listener, contextlib.ExitStack() as stack:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+
+        def try_one():
+            sock = stack.enter_context(socket.socket())
+            sock.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                sock.connect(listener.getsockname())
+            time.sleep(0.01)
+            return sock if state_of(sock) == 2 else None
+
+        guarded = stack.enter_context(sockguard.guard_socket(eventually(try_one)))
+        assert guarded._is_server is False  # noqa: SLF001

@@ -4,7 +4,6 @@ import contextlib
 import http.client
 import http.server
 import os
-import select
 import socket
 import socketserver
 import ssl
@@ -229,7 +228,7 @@ def test_the_answer_arrives_though_the_request_was_not_read(d, kind):
     answer, (done, says_done) = b"too large" * 50000, os.pipe()
 
     def handle(handler):
-        select.select([handler.request], [], [], 5)
+        handler.request.recv(1, socket.MSG_PEEK)  # select() would be told the number
         handler.wfile.write(answer)
         os.write(says_done, b"x")
 
@@ -249,6 +248,28 @@ def test_the_answer_arrives_though_the_request_was_not_read(d, kind):
         assert client.recv(1) == b""
     os.close(done)
     os.close(says_done)
+
+
+def test_a_request_that_was_handed_out_is_not_drained(d):
+    """As to a process that is to answer it, like a CGI script: it reads the request after the handler has returned."""
+    requests, handed_on = [], []
+
+    def handle(handler):
+        handler.request.recv(1, socket.MSG_PEEK)
+        requests.append(handler.request)
+        handed_on.append(socket.socket(fileno=os.dup(handler.request.fileno())))
+
+    kind = socketserver.BaseRequestHandler
+    with serving("threading", handle, handler=kind) as server, connect_to(server) as client:
+        server.shutdown_request = server.close_request  # as such servers do, which leave the end to the other process
+        client.sendall(b"request")
+        (other,) = eventually(lambda: handed_on)
+        with other:
+            eventually(lambda: " fd=-1," in repr(requests[0]))
+            assert other.recv(99) == b"request"
+            other.sendall(b"answer")
+            assert client.recv(99) == b"answer"
+    assert len(d.guard.lingering) == 0
 
 
 @pytest.mark.slow

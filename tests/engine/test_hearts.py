@@ -80,10 +80,39 @@ def test_the_dead_are_not_called_and_drop_out():
     beating.add(owners[1], 10.0)
     owners.clear()
     gc.collect()
-    beating.run(2.0)
-    assert len(beating) == 1
-    beating.run(10.0)
+    beating.run(2.0)  # long before they were due: with an hour between two questions the dead would pile up
     assert (len(beating), beating._entries, failures) == (0, {}, [])  # noqa: SLF001 - nothing is left behind
+
+
+def test_owners_that_die_in_any_thread_drop_out():
+    """While the guard's thread works; those that live are called."""
+    beating, stays = hearts()[0], Owner()
+    beating.add(stays, 1000.0)
+
+    def churn() -> None:
+        for _ in range(500):
+            beating.add(Owner(), 1000.0)
+
+    def keep_and_drop() -> None:
+        owners = [Owner() for _ in range(500)]
+        for owner in owners:
+            beating.add(owner, 1000.0)
+        is_added.wait(5)
+
+    is_added = threading.Event()
+    threads = [threading.Thread(target=each) for each in (churn, keep_and_drop, keep_and_drop)]
+    for thread in threads:
+        thread.start()
+    beating.run(1.0)
+    is_added.set()
+    while any(thread.is_alive() for thread in threads):
+        beating.run(1.0)
+    gc.collect()
+    for _ in range(2):
+        beating.run(2.0)
+    assert len(beating) == 1
+    beating.run(1000.0)
+    assert stays.called_at == [1000.0]
 
 
 def heir_of(owner_id: int) -> Owner:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import socket
+import sys
 
 import pytest
 
@@ -131,3 +132,37 @@ def test_many_are_too_many(monkeypatch):
         taken.take(second.server, Policy())
         assert len(taken) == 1
         taken.close()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no such limit")
+def test_few_descriptors_are_not_spent_on_it():
+    """With a low limit no more than an eighth of it lingers: accept() needs the others."""
+    import resource  # noqa: PLC0415 - Windows has none
+
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken = Lingering()
+    with contextlib.ExitStack() as stack:
+        pairs = [stack.enter_context(connect()) for _ in range(12)]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (80, before[1]))
+        stack.callback(taken.close)
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, before)
+        for each in pairs:
+            taken.take(each.server, Policy())
+        assert len(taken) == 10
+
+
+def test_the_oldest_are_given_up_when_descriptors_are_needed():
+    """As many as are asked for, or as there are."""
+    taken = Lingering()
+    with connect() as first, connect() as second, connect() as third:
+        fds = [each.server.fileno() for each in (first, second, third)]
+        for each in (first, second, third):
+            taken.take(each.server, Policy())
+        taken.give_up(2)
+        assert len(taken) == 1
+        for fd in fds[:2]:
+            with pytest.raises(OSError, match="Bad file descriptor"):
+                os.fstat(fd)
+        assert os.fstat(fds[2])
+        taken.give_up(9)
+        assert len(taken) == 0

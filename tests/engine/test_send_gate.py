@@ -1,6 +1,9 @@
 """Between two messages, and nowhere else: the gate that a heartbeat goes through."""
 
+import os
 import threading
+
+import pytest
 
 from sockguard._engine.send_gate import SendGate
 
@@ -35,3 +38,48 @@ def test_another_thread_is_kept_out():
     gate.__exit__(None, None, None)
     sender.join(5)
     assert answers == [False, gate]
+
+
+def test_who_cannot_wait_is_told_so():
+    """At once or after its time; and the thread that is inside enters as often as it likes."""
+    gate = SendGate()
+    answers: list[bool] = []
+    with gate:
+        for timeout in (0.0, 0.01):
+            thread = threading.Thread(target=lambda t=timeout: answers.append(gate.enter(t)))
+            thread.start()
+            thread.join(5)
+        assert gate.enter(0.0)
+        gate.__exit__(None, None, None)
+    assert answers == [False, False]
+    assert gate.enter(None)
+    assert not gate.try_enter()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+@pytest.mark.parametrize("is_ours", [True, False])
+def test_a_forked_child_is_not_kept_out_by_a_thread_that_it_has_not(is_ours):
+    """But the thread that forked is inside there, too, until it leaves."""
+    gate, is_in, is_over = SendGate(), threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with gate:
+            is_in.set()
+            is_over.wait(20)
+
+    thread = threading.Thread(target=hold)
+    if is_ours:
+        gate.enter(None)
+    else:
+        thread.start()
+        assert is_in.wait(5)
+    pid = os.fork()
+    if not pid:
+        was_free = gate.try_enter()
+        gate.__exit__(None, None, None)
+        os._exit(0 if was_free != is_ours and gate.try_enter() else 1)
+    is_over.set()
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    if not is_ours:
+        thread.join()

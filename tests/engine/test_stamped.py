@@ -151,6 +151,19 @@ def test_a_peer_that_takes_nothing_is_a_stall_and_one_that_reads_slowly_is_none(
         assert (stuck.fileno(), slow.why) == (-1, None)
 
 
+def test_a_peer_that_reads_what_was_sent_long_ago_is_not_idle():
+    """Of a Unix socket: no call of ours returns meanwhile, but its queue shrinks, and so bytes move."""
+    with driven(idle_timeout=5, leak_after=None) as d, guarded(d) as (slow, reader), guarded(d) as (stuck, _):
+        for sock in (slow, stuck):
+            for _ in range(20):
+                sock.books.sent(sock.send(bytes(1000)), d.now)
+        for _ in range(12):
+            reader.recv(1000)
+            pass_time(d, 1)
+        assert d.closed() == [("idle", "shut_down")]
+        assert (stuck.fileno(), slow.why) == (-1, None)
+
+
 def test_a_client_that_never_speaks_is_ended_by_the_first_byte_timeout():
     """One that has is not."""
     with driven(first_byte_timeout=3, leak_after=None) as d, guarded(d) as (mute, _), guarded(d) as (other, peer):

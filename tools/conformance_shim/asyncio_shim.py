@@ -36,7 +36,10 @@ N_CONFIRM = 2
 TIMEOUT = 900
 """Seconds for one module."""
 
-EXPECTED: dict[str, str] = {}
+EXPECTED: dict[str, str] = {
+    # Its handler deletes the writer and wants the warning of a StreamWriter's death, which Python 3.13 has brought.
+    "test_unclosed_server_resource_warnings": "a writer is kept until its handler ends, to be closed with a drain then",
+}
 """Part of a test's name -> why its outcome changes."""
 
 Outcomes = dict[str, str]

@@ -61,7 +61,7 @@ class _Receiver(Guarded):
             if self._is_past_end(error):
                 return 0
             raise
-        if not n_read and (nbytes or len(buffer)):
+        if not n_read and (nbytes or memoryview(buffer).nbytes):
             self._found_eof()
         return n_read
 
@@ -107,7 +107,7 @@ class ByteCalls(_Receiver):
         try:
             if self._meter is None:
                 return _send(self, data, flags)
-            return self._meter.send(self, _send, (data, flags))
+            return self._meter.send(self, _send, data, (flags,), flags)
         except OSError as error:
             self._failed_to_send(error)
             raise
@@ -129,7 +129,8 @@ class ByteCalls(_Receiver):
         try:
             if self._meter is None:
                 return _sendto(self, data, *flags_and_address)
-            return self._meter.send(self, _sendto, (data, *flags_and_address))
+            flags = flags_and_address[0] if len(flags_and_address) > 1 else 0
+            return self._meter.send(self, _sendto, data, flags_and_address, flags)
         except OSError as error:
             self._failed_to_send(error)
             raise
@@ -142,7 +143,7 @@ class ByteCalls(_Receiver):
             try:
                 if self._meter is None:
                     return int(_sendmsg(self, buffers, *args))
-                return self._meter.send(self, _sendmsg, (buffers, *args))
+                return self._meter.send_message(self, tuple(buffers), args, args[1] if len(args) > 1 else 0)
             except OSError as error:
                 self._failed_to_send(error)
                 raise
@@ -154,7 +155,7 @@ class ByteCalls(_Receiver):
             theirs: Callable[..., int] = super()._sendfile_use_sendfile  # type: ignore[misc]
             if self._meter is None:
                 return theirs(file, offset, count)
-            return self._meter.send(self, lambda _, *args: theirs(*args), (file, offset, count))
+            return self._meter.send_file(self, theirs, file, offset, count)
         except OSError as error:
             self._failed_to_send(error)
             raise

@@ -12,47 +12,35 @@ import errno
 import os
 import socket
 import weakref
-from typing import Any, NamedTuple
+from types import TracebackType
 
-from sockguard._core.connection import Activity
 from sockguard._core.decide import Action, Reason, Verdict
 from sockguard._core.facts import TcpState
+from sockguard._core.heartbeat import Heart
 from sockguard._core.policy import Policy
-from sockguard._engine.current import shared_guard
+from sockguard._engine.current import current_guard, shared_guard
 from sockguard._engine.handle import GuardedConnection
+from sockguard._engine.send_gate import SendGate
+from sockguard._engine.sockets.end import ENDED_BY_PEER, NO_ERROR, End, is_over_after, make_end
 from sockguard._engine.sockets.in_use import is_in_use, take_off
 from sockguard._engine.sockets.meter import Meter
 from sockguard._engine.sockets.pulse import Pulse
 from sockguard._engine.terms import Terms, make_terms
-from sockguard._kernel.activity import was_ever_connected
 from sockguard._kernel.natives import monotonic
 from sockguard._kernel.one_socket import fd_of
 from sockguard._kernel.portable import ENDS_IT
 from sockguard._kernel.ready import has_unread
 
-__all__ = ["Guarded"]
+__all__ = ["ANYBODY", "Guarded", "ShownToSelector"]
 
 _Raw = _socket.socket
 _close, _type_of, _timeout_of = _Raw.close, _Raw.type.__get__, _Raw.gettimeout
 _shutdown = _Raw.shutdown
 
-NO_ERROR = frozenset(
-    {
-        None,
-        errno.EAGAIN,
-        errno.EWOULDBLOCK,
-        errno.EINTR,
-        errno.EINPROGRESS,
-        errno.EALREADY,
-        errno.EINVAL,
-        errno.EMSGSIZE,
-    }
-)
-"""Errors that say nothing of the connection: one to repeat, or without sense; and None, a time-out of Python's."""
-_CLOSE, _CLOSE_WAIT = int(TcpState.CLOSE), int(TcpState.CLOSE_WAIT)
-_ENDED_BY_PEER = frozenset(
-    {_CLOSE, _CLOSE_WAIT, int(TcpState.LAST_ACK), int(TcpState.CLOSING), int(TcpState.TIME_WAIT)}
-)
+_CLOSE = int(TcpState.CLOSE)
+
+NOBODY, A_SELECTOR, ANYBODY = range(3)
+"""Who was told the number of a socket: a `GuardedSelector`, which copes with its release; or anybody else."""
 
 _n_forks = 0
 
@@ -66,28 +54,17 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_parent=_count_fork, after_in_child=_count_fork)
 
 
-class End(NamedTuple):
-    """How a socket came to its end without a close() of its program."""
-
-    why: str
-    is_eof: bool
-    """It was the peer's orderly end, so that to receive from it gives nothing, and is no error."""
-    names: dict[str, Any]
-    """What getsockname and getpeername said before."""
-
-    def error(self) -> ConnectionAbortedError:
-        """Makes what is raised for a call that comes too late."""
-        return ConnectionAbortedError(errno.ECONNABORTED, f"sockguard ended this connection: {self.why}")
-
-
 class Guarded(socket.socket):
     """The part of a guarded socket that is the same however it receives and sends."""
 
     __slots__ = (
         "_end",
         "_is_deaf",
-        "_is_known",
+        "_is_server",
+        "_is_shared",
+        "_is_spent",
         "_is_taken",
+        "_known_to",
         "_meter",
         "_n_busy",
         "_n_forks",
@@ -102,8 +79,13 @@ class Guarded(socket.socket):
         self._meter: Meter | None = None
         self._is_taken = False
         """The guard knows of it: it is a connection."""
-        self._is_known = False
-        """Its number was handed out, so it may be registered somewhere."""
+        self._is_server = True
+        self._known_to = NOBODY
+        """Who knows its number: it may be registered somewhere, or be another process's as well by now."""
+        self._is_shared = False
+        """There is, or was, a duplicate."""
+        self._is_spent = False
+        """It is at its end, and shut down, but its number is left to the program."""
         self._end: End | None = None
         self._n_forks = _n_forks
         self._n_busy = 0
@@ -116,6 +98,8 @@ class Guarded(socket.socket):
         guard = shared_guard()
         if self._terms is None:
             self._terms = make_terms(self._policy, self, guard.policy)
+        if self._is_shared and self._is_taken:
+            self._terms.fd = fd_of(self)  # a deadline is to find it, though its duplicate may be gone
         return GuardedConnection(weakref.ref(self), self._terms, guard)
 
     def _take_in(self, *, is_server: bool, listener: object = None) -> None:
@@ -126,26 +110,46 @@ class Guarded(socket.socket):
         terms = self._terms
         if terms is None:
             terms = self._terms = make_terms(self._policy, self, guard.policy)
-        self._is_taken = True
-        beats = terms.heart is not None and (self._policy or guard.policy).mode == "enforce"
-        if terms.books is not None or beats:
-            self._meter = self._meter or (Pulse(terms) if beats else Meter(terms))
+        wanted = terms.policy or guard.policy
+        self._is_taken, self._is_server = True, is_server
+        beats = wanted.heartbeat is not None and wanted.mode == "enforce"
+        if wanted.heartbeat is not None and beats and terms.heart is None:
+            terms.heart, terms.gate = Heart(wanted.heartbeat, monotonic()), SendGate()
+        if beats and not isinstance(self._meter, Pulse):
+            self._meter = Pulse(terms)
+        elif terms.books is not None and self._meter is None:
+            self._meter = Meter(terms)
         guard.adopt(self, self, is_server, listener, terms)
         if beats:
             guard.hearts.add(self, monotonic())
 
     def _set_policy(self, policy: Policy | None) -> None:
-        """Takes another policy, from now on."""
-        self._policy, self._terms = policy, None
+        """Takes another policy, from now on. What is known and held of the connection stays."""
+        self._policy = policy
+        if self._terms is not None:
+            self._terms.policy = policy
         if self._is_taken:
-            guard = shared_guard()
-            record = guard.registry.by_fd.get(fd_of(self))
-            self._meter = None
-            self._take_in(is_server=record is None or record.is_server)
+            self._take_in(is_server=self._is_server)
+
+    def _share(self, copy: "Guarded") -> None:
+        """Has a duplicate go by the very terms of this, heart and all: there is one connection, and one stream."""
+        self._is_shared = copy._is_shared = True  # noqa: SLF001 - one of us, as below
+        copy._n_forks, copy._is_deaf = self._n_forks, self._is_deaf  # noqa: SLF001
+        if self._is_taken:
+            copy._terms, copy._meter = self._terms, self._meter  # noqa: SLF001
+            copy._take_in(is_server=self._is_server)  # noqa: SLF001
 
     def beat(self, now: float) -> float | None:
         """Sends a heartbeat if one is due; called by the guard."""
-        return self._meter.beat(self, shared_guard(thread=False), now) if isinstance(self._meter, Pulse) else None
+        guard, terms = shared_guard(thread=False), self._terms
+        if terms is None or not isinstance(self._meter, Pulse):
+            return None
+        wanted = terms.policy or guard.policy
+        if wanted.heartbeat is None or wanted.mode != "enforce":
+            return None
+        if self._is_shared:
+            terms.fd = fd_of(self)  # its duplicate may be gone
+        return self._meter.beat(self, guard, now)
 
     # --- Its end ---
 
@@ -156,20 +160,19 @@ class Guarded(socket.socket):
         bytes are unread. Then the next call of the program that finds nothing does it.
         """
         if self._end is None:
-            self._end = self._make_end(why, is_eof=False)
-        if not self._is_known and not has_unread(self):
+            self._end = make_end(self, why, is_eof=False)
+        if self._known_to == NOBODY and not has_unread(self):
             self._release()
 
-    def _make_end(self, why: str, *, is_eof: bool) -> End:
-        names = {}
-        for name in ("getsockname", "getpeername"):
-            with contextlib.suppress(OSError):
-                names[name] = getattr(_Raw, name)(self)
-        return End(why, is_eof, names)
-
     def _found_eof(self) -> None:
-        """Does what the policy wants when the peer's end was read; called for nothing in answer to a wish for bytes."""
+        """Does what the policy wants when the peer's end was read; called for nothing in answer to a wish for bytes.
+
+        Raises:
+            ConnectionAbortedError: It was ended before, and that was told.
+        """
         if self._end is not None:
+            if self._is_spent and not self._end.is_eof:
+                raise self._end.error()
             self._release()
         if not self._is_taken or self._end is not None or self._is_deaf:
             return
@@ -177,7 +180,7 @@ class Guarded(socket.socket):
         policy, facts = connection.policy, connection.facts
         if policy.mode != "enforce" or facts is None or facts.unread:
             return
-        if policy.half_close == "close" and facts.state in _ENDED_BY_PEER:
+        if policy.half_close == "close" and facts.state in ENDED_BY_PEER:
             why, setting = "its peer has closed its side, and half_close is 'close'", "half_close"
             self._end_by_itself(why, Verdict(Action.SHUT_DOWN, Reason.HALF_CLOSED, setting, None, 0.0), is_eof=True)
         elif facts.state == _CLOSE:
@@ -193,8 +196,9 @@ class Guarded(socket.socket):
         if error.errno in NO_ERROR:
             return False
         if self._end is not None:
+            is_first = not self._is_spent and error.errno != errno.EBADF
             self._release()
-            if error.errno != errno.EBADF:
+            if is_first:
                 return False
             if self._end.is_eof:
                 return True
@@ -212,7 +216,7 @@ class Guarded(socket.socket):
         facts = connection.facts
         if connection.policy.mode != "enforce" or facts is None or facts.unread:
             return
-        if _is_over(self, facts, error, has_books=books is not None):
+        if is_over_after(self, facts, error, has_books=books is not None):
             verdict = Verdict(Action.SHUT_DOWN, Reason.DEAD, None, None, 0.0)
             self._end_by_itself(f"it is over since a call failed with {error}", verdict, is_eof=False)
 
@@ -222,12 +226,18 @@ class Guarded(socket.socket):
             self._terms.verdict = verdict
         else:  # by the guard, just now: our call was woken by that
             why, is_eof = self.connection.ended_by or why, False
-        self._end = self._make_end(why, is_eof=is_eof)
+        self._end = make_end(self, why, is_eof=is_eof)
         self._release()
 
     def _release(self) -> None:
-        """Closes the descriptor; while another thread is inside of a call, wakes that, and the next call closes."""
-        if fd_of(self) >= 0 and (self._n_busy or is_in_use(self)):
+        """Closes the descriptor; while another thread is inside of a call, wakes that, and the next call closes.
+
+        If the number was handed out, whoever has it would touch the next connection that gets it:
+        then this only shuts down, and the program closes.
+        """
+        is_known = self._known_to == ANYBODY
+        if fd_of(self) >= 0 and (is_known or self._n_busy or is_in_use(self)):
+            self._is_spent = is_known
             with contextlib.suppress(OSError):
                 _shutdown(self, socket.SHUT_RDWR)
             return
@@ -241,31 +251,43 @@ class Guarded(socket.socket):
 
     def _real_close(self, _ss: type[_socket.socket] = _Raw) -> None:
         """Closes; what was not read is drained by the guard, so that the peer gets the end of our answer."""
-        if self._is_taken and has_unread(self) and self._wants_drain():
-            shared_guard().linger(self, self.connection.policy)
-        else:
-            _ss.close(self)
+        guard = current_guard()  # and no other: to make one can fail, and this must not
+        if guard is not None and self._is_taken and self._terms is not None and has_unread(self):
+            policy = self._terms.policy or guard.policy
+            if self._wants_drain(policy):
+                guard.linger(self, policy)
+        _ss.close(self)
 
-    def _wants_drain(self) -> bool:
+    def _wants_drain(self, policy: Policy) -> bool:
         """Tells whether to close now would be a reset that nobody wants.
 
-        Not in a process that has forked since it was opened: our FIN would end the connection for
-        the other one as well, which may be who serves it.
+        Not if somebody else may hold the connection, to serve it: by a duplicate, by the number
+        that was handed out, as to a child that is to inherit it, or in a process forked since it was
+        opened. Our FIN would end it for them as well, and we would drop what they are to read.
         """
-        policy = self.connection.policy
-        if policy.mode != "enforce" or policy.drain_timeout is None or self._n_forks != _n_forks:
+        if policy.mode != "enforce" or policy.drain_timeout is None:
+            return False
+        if self._is_shared or self._known_to == ANYBODY or self._n_forks != _n_forks:
             return False
         try:
-            linger = self.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8)
+            linger = _Raw.getsockopt(self, socket.SOL_SOCKET, socket.SO_LINGER, 8)
         except OSError:
             return False
         return not any(linger[: len(linger) // 2])  # else the program wants it otherwise
 
 
-def _is_over(sock: Guarded, facts: Activity, error: OSError, *, has_books: bool) -> bool:
-    if has_books:  # a Unix socket that takes no more, and gives no more
-        is_gone = error.errno == errno.EPIPE and facts.state == _CLOSE_WAIT
-        return is_gone or facts.state == _CLOSE
-    with contextlib.suppress(OSError):
-        return facts.state == _CLOSE and was_ever_connected(sock)
-    return False
+class ShownToSelector:
+    """Lets a selector of ours ask for the number of whatever it is given, which then counts as known to that only."""
+
+    __slots__ = ("_before", "_sock")
+
+    def __init__(self, fileobj: object) -> None:
+        self._sock = fileobj if isinstance(fileobj, Guarded) else None
+
+    def __enter__(self) -> None:
+        if self._sock is not None:
+            self._before = max(self._sock._known_to, A_SELECTOR)  # noqa: SLF001 - one of us
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+        if self._sock is not None:
+            self._sock._known_to = self._before  # noqa: SLF001

@@ -15,8 +15,8 @@ from sockguard._core.facts import TcpState
 from sockguard._core.inference import opened_by_us
 from sockguard._core.policy import Policy
 from sockguard._engine.current import shared_guard
-from sockguard._engine.sockets.byte_calls import ByteCalls
 from sockguard._engine.sockets.in_use import calls_into_c
+from sockguard._engine.sockets.named import Named
 from sockguard._engine.terms import check_policy
 from sockguard._kernel.activity import is_over, was_ever_connected
 from sockguard._kernel.backend import keeps_books
@@ -35,7 +35,7 @@ _connect = _Raw.connect
 _connect_ex, _shutdown = _Raw.connect_ex, _Raw.shutdown
 # The descriptors of the C class: those of `socket.socket` make an Enum of each number, which costs three times as much.
 _family_of, _type_of, _proto_of = _Raw.family.__get__, _Raw.type.__get__, _Raw.proto.__get__
-_timeout_of, _fileno, _init = _Raw.gettimeout, _Raw.fileno, socket.socket.__init__
+_timeout_of, _init = _Raw.gettimeout, socket.socket.__init__
 _default_timeout = socket.getdefaulttimeout
 
 UNDER_WAY = (0, errno.EINPROGRESS, errno.EALREADY, errno.EINTR, errno.EISCONN, getattr(errno, "WSAEWOULDBLOCK", 0))
@@ -51,45 +51,7 @@ if not issubclass(socket.socket, _Raw):  # gevent and eventlet put a class of an
     raise UsageError(msg)
 
 
-class _Named(ByteCalls):
-    """The part of a guarded socket that tells its number and its names."""
-
-    __slots__ = ()
-
-    def fileno(self) -> int:
-        """Gives the number of the descriptor, which from then on the guard does not release by itself."""
-        self._is_known = True
-        return _fileno(self)
-
-    def getpeername(self) -> Any:
-        """Gives the peer's address, also after sockguard has closed."""
-        return self._name("getpeername")
-
-    def getsockname(self) -> Any:
-        """Gives our address, also after sockguard has closed."""
-        return self._name("getsockname")
-
-    def _name(self, name: str) -> Any:
-        try:
-            return getattr(_Raw, name)(self)
-        except OSError:
-            if self._end is None or name not in self._end.names:
-                raise
-            return self._end.names[name]
-
-    def __repr__(self) -> str:
-        """Describes it as the original, which would call `fileno`; that counts as handing the number out."""
-        kind, closed = type(self), " [closed]" if getattr(self, "_closed", False) else ""
-        text = f"<{kind.__module__}.{kind.__qualname__}{closed} fd={_fileno(self)}"
-        text += f", family={self.family!s}, type={self.type!s}, proto={self.proto}"
-        for word, name in () if closed else (("laddr", "getsockname"), ("raddr", "getpeername")):
-            with contextlib.suppress(OSError):
-                if address := getattr(_Raw, name)(self):
-                    text += f", {word}={address}"
-        return text + ">"
-
-
-class GuardedSocket(_Named):
+class GuardedSocket(Named):
     """A `socket.socket` whose connection the guard of this process watches, by a policy of its own.
 
     It is to be used like the original, and is one. In addition:
@@ -110,6 +72,7 @@ class GuardedSocket(_Named):
 
     Raises:
         UsageError: `policy` is no policy.
+        PolicyError: A `SOCKGUARD_*` variable makes no sense, and this is what makes the guard.
         OSError: As `socket.socket`.
     """
 
@@ -125,6 +88,7 @@ class GuardedSocket(_Named):
         policy: Policy | None = None,
     ) -> None:
         check_policy(policy)
+        shared_guard()  # first, so that nothing is taken over if there is none to be had
         self._begin(policy)
         _init(self, family, type, proto, fileno)
         if fileno is not None and _is_connection(self):
@@ -206,14 +170,20 @@ class GuardedSocket(_Named):
         self._is_deaf = self._is_deaf or how in DEAFENING
 
     def dup(self) -> Self:
-        """Duplicates as `socket.dup`; the duplicate is guarded by the same policy.
+        """Duplicates as `socket.dup`; the duplicate is guarded by the very terms of this one.
 
         Raises:
-            OSError: As `socket.dup`.
+            OSError: As `socket.dup`; sockguard has ended the connection.
         """
-        fd = socket.dup(fd_of(self))
-        sock = self.__class__(self.family, self.type, self.proto, fileno=fd, policy=self._policy)
-        sock.settimeout(self.gettimeout())
+        try:
+            fd = socket.dup(fd_of(self))
+        except OSError as error:
+            raise self._too_late(error) from None
+        sock = self.__class__.__new__(self.__class__)  # a class of the program's may want other arguments
+        sock._begin(self._policy)  # noqa: SLF001 - one of us
+        _init(sock, _family_of(self), _type_of(self), _proto_of(self), fd)
+        sock.settimeout(_timeout_of(self))
+        self._share(sock)
         return sock
 
 
@@ -231,7 +201,11 @@ def _is_connection(sock: Any) -> bool:
 def _was_accepted(sock: Any) -> bool:
     """Tells whether a connection was accepted; of one of which that is not known, it says so."""
     with contextlib.suppress(OSError):
-        if keeps_books(sock) and (facts := read_facts(sock)) is not None:
+        if not keeps_books(sock):  # what was accepted has the name of its listener
+            return _family_of(sock) != getattr(socket, "AF_UNIX", None) or bool(_Raw.getsockname(sock))
+        if read_tcp_info(sock).state == TcpState.SYN_SENT:
+            return False
+        if (facts := read_facts(sock)) is not None:
             return not opened_by_us(facts)
     return True
 
@@ -249,12 +223,14 @@ def guard_socket(sock: socket.socket, policy: Policy | None = None) -> GuardedSo
 
     Raises:
         UsageError: It is no socket, closed, under TLS, or in use by a file of its makefile().
+        PolicyError: A `SOCKGUARD_*` variable makes no sense. The socket stays as it is, as with all of these.
     """
     check_policy(policy)
     if isinstance(sock, GuardedSocket):
         sock._set_policy(policy)  # noqa: SLF001
         return sock
     _refuse_others(sock)
+    shared_guard()  # before the descriptor is taken
     family, kind, proto, timeout = sock.family, sock.type, sock.proto, sock.gettimeout()
     guarded = GuardedSocket(family, kind, proto, sock.detach(), policy=policy)
     guarded.settimeout(timeout)

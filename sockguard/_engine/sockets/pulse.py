@@ -19,11 +19,13 @@ then the connection looks readable.
 Price. A select() can be told of bytes that turn out to be an answer: the recv() after it
 then finds nothing, as with any false alarm of select(2). And a recv() of fewer bytes than are
 held back as the possible beginning of an answer leaves some here, of which select() knows nothing.
+And SO_RCVTIMEO has no effect, as no call waits in the kernel: settimeout() has.
 """
 
 import _socket
 import contextlib
 import copy
+import errno
 import os
 import socket
 import threading
@@ -33,15 +35,14 @@ from typing import Any
 from sockguard._core.heartbeat import BeatState, Heart
 from sockguard._core.timers import TICK
 from sockguard._engine.guard import Guard
-from sockguard._engine.send_gate import SendGate
 from sockguard._engine.sockets.in_use import calls_into_c
-from sockguard._engine.sockets.meter import Meter
+from sockguard._engine.sockets.meter import DONT_WAIT, Meter
 from sockguard._engine.sockets.receiving import RECV, Args, Receiving
 from sockguard._engine.terms import Terms
 from sockguard._kernel.activity import read_activity
 from sockguard._kernel.natives import monotonic
 from sockguard._kernel.one_socket import fd_of
-from sockguard._kernel.portable import read_stamps
+from sockguard._kernel.portable import is_connected, read_stamps
 from sockguard._kernel.ready import is_ready
 
 __all__ = ["Pulse"]
@@ -49,8 +50,8 @@ __all__ = ["Pulse"]
 _Raw = _socket.socket
 _recv, _send, _timeout_of = _Raw.recv, _Raw.send, _Raw.gettimeout
 _now = monotonic
-DONT_WAIT: int = getattr(socket, "MSG_DONTWAIT", 0)
-"""0 on Windows, which lacks it: there, what is called here is called when it need not wait anyway."""
+NOT_OF_THE_STREAM = socket.MSG_OOB | getattr(socket, "MSG_ERRQUEUE", 0)
+"""Flags with which a call receives something else, never waits for it, and poll(2) is no help."""
 WAIT_FOR_ALL: int = getattr(socket, "MSG_WAITALL", 0)
 LOOK = 4096
 """Bytes that are looked at for answers; a pong is some ten, and more than a few are never owed."""
@@ -60,27 +61,31 @@ class Pulse(Meter):
     """Counts the bytes of one socket, and has its heart beat.
 
     Args:
-        terms: With a heart.
+        terms: With a heart. It begins to count now, as its connection can be younger.
     """
 
-    __slots__ = ("_heart", "_left", "_lock", "_pid", "_rest")
+    __slots__ = ("_heart", "_is_up", "_left", "_lock", "_pid", "_rest")
 
     def __init__(self, terms: Terms) -> None:
         super().__init__(terms)
         assert terms.heart is not None  # noqa: S101 - see above
         self._heart = terms.heart
+        self._heart.moved(_now())
+        self._is_up = False
+        """It was seen to be connected."""
         self._left = b""
         """Bytes of the application for which its last call had no room."""
         self._rest = b""
         """What is still to be sent of a question."""
         self._pid = os.getpid()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        """A signal handler may send while its own thread holds it."""
 
     def _renew_after_fork(self) -> None:
-        """Takes locks that nobody holds: threads that are not in this process may hold the old ones."""
+        """Takes a lock that nobody holds: a thread that is not in this process may hold the old one."""
         if self._pid != os.getpid():
             self._pid = os.getpid()
-            self._lock, self._terms.gate = threading.Lock(), SendGate()
+            self._lock = threading.RLock()
 
     # --- Receiving ---
 
@@ -92,7 +97,7 @@ class Pulse(Meter):
             OSError: As the call itself.
         """
         self._renew_after_fork()
-        if not how.room(args):
+        if how.flags(args) & NOT_OF_THE_STREAM or not how.room(args):
             return how.call(sock, *args)
         timeout = 0.0 if how.flags(args) & DONT_WAIT else _timeout_of(sock)
         if how.flags(args) & WAIT_FOR_ALL and timeout is None:
@@ -146,13 +151,21 @@ class Pulse(Meter):
     # --- Sending ---
 
     @contextlib.contextmanager
-    def _sending(self, sock: Any) -> Iterator[None]:
+    def _sending(self, sock: Any, flags: int) -> Iterator[None]:
         self._renew_after_fork()
         gate = self._terms.gate
-        with gate if gate is not None else contextlib.nullcontext():
+        assert gate is not None  # noqa: S101 - where there is a heart, there is a gate
+        timeout = 0.0 if flags & DONT_WAIT else _timeout_of(sock)
+        if not gate.enter(timeout):
+            if timeout:
+                raise TimeoutError("timed out")
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        try:
             while self._rest:
-                self._rest = self._rest[_send(sock, self._rest) :]
+                self._rest = self._rest[_send(sock, self._rest, flags & DONT_WAIT) :]
             yield
+        finally:
+            gate.__exit__()
 
     def _sent(self, n: int) -> None:
         super()._sent(n)
@@ -168,13 +181,24 @@ class Pulse(Meter):
         if not self._lock.acquire(blocking=False):
             return now + TICK  # bytes are being read just now
         try:
+            if not self._has_come_up(sock, now):
+                return now + TICK
             self._beat(sock, guard, now)
+        except BlockingIOError:
+            return now + TICK  # another process has filled the queue, or taken what was there
         except OSError:
             return None  # closed, or over: that is found by other ways
         finally:
             self._lock.release()
         # Who awaits an answer looks at each tick: nobody else may read it.
         return now if self._heart.state is BeatState.ASKED else self._heart.next_at
+
+    def _has_come_up(self, sock: Any, now: float) -> bool:
+        """Tells whether it is connected; before that nothing is to be asked, and no time counts."""
+        self._is_up = self._is_up or is_connected(sock)
+        if not self._is_up:
+            self._heart.moved(now)
+        return self._is_up
 
     def _beat(self, sock: Any, guard: Guard, now: float) -> None:
         self._take_answers(sock, now)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from selectors import EVENT_READ, BaseSelector, SelectorKey
 from typing import Any, NamedTuple
 
+from sockguard._engine.sockets.guarded import ShownToSelector
 from sockguard._kernel.alarm import Alarm
 from sockguard.adapters.selectors.taken_away import TakenAway, number_of
 
@@ -60,10 +61,11 @@ class Resting:
         left = key.events & ~EVENT_READ if may_send else 0
         if left == key.events or (NEEDS_ONE and not left and len(self._inner.get_map()) == 1):
             return False
-        if left:
-            self._inner.modify(key.fileobj, left, key.data)
-        else:
-            self._inner.unregister(key.fileobj)
+        with ShownToSelector(key.fileobj):
+            if left:
+                self._inner.modify(key.fileobj, left, key.data)
+            else:
+                self._inner.unregister(key.fileobj)
         self.by_fd[key.fd] = Rest(key, until, not left)
         return True
 
@@ -74,10 +76,11 @@ class Resting:
             OSError: It is closed.
         """
         key = rest.key
-        if rest.is_hidden:
-            self._inner.register(key.fileobj, key.events, key.data)
-        else:
-            self._inner.modify(key.fileobj, key.events, key.data)
+        with ShownToSelector(key.fileobj):
+            if rest.is_hidden:
+                self._inner.register(key.fileobj, key.events, key.data)
+            else:
+                self._inner.modify(key.fileobj, key.events, key.data)
         self.forget(rest)
 
     def change_data(self, rest: Rest, data: Any) -> SelectorKey:
@@ -135,7 +138,8 @@ class RegisteredMap(Mapping[Any, SelectorKey]):
         if (rest := self._resting.of(fileobj)) is not None:
             return rest.key
         try:
-            key = self._theirs[fileobj]
+            with ShownToSelector(fileobj):
+                key = self._theirs[fileobj]
             if key.fileobj is not self._ours or self._ours is None:
                 return key
         except ValueError:  # it has no descriptor any more

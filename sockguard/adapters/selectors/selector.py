@@ -23,6 +23,7 @@ from sockguard._core.left_open import Fate
 from sockguard._core.policy import Policy
 from sockguard._core.timers import TICK
 from sockguard._engine.current import shared_guard
+from sockguard._engine.sockets.guarded import ShownToSelector
 from sockguard._engine.terms import check_policy
 from sockguard._kernel.alarm import Alarm
 from sockguard._kernel.natives import monotonic
@@ -102,12 +103,13 @@ class GuardedSelector(selectors.BaseSelector):
             return key
         if self._rests:
             self._wake(self._resting.of(fileobj))
-        try:
-            key = self._inner.register(fileobj, events, data)
-        except KeyError:
-            if not self._purge(self._inner.get_key(number_of(fileobj))):
-                raise
-            key = self._inner.register(fileobj, events, data)
+        with ShownToSelector(fileobj):
+            try:
+                key = self._inner.register(fileobj, events, data)
+            except KeyError:
+                if not self._purge(self._inner.get_key(number_of(fileobj))):
+                    raise
+                key = self._inner.register(fileobj, events, data)
         self._is_emptied = False
         self._caretaker.welcome(fileobj, key.fd)
         return key
@@ -116,7 +118,8 @@ class GuardedSelector(selectors.BaseSelector):
         """Unregisters a file object; see `selectors.BaseSelector.unregister`."""
         rest = self._resting.of(fileobj)
         try:
-            key = rest.key if rest is not None and rest.is_hidden else self._inner.unregister(fileobj)
+            with ShownToSelector(fileobj):
+                key = rest.key if rest is not None and rest.is_hidden else self._inner.unregister(fileobj)
         except (KeyError, ValueError):
             if (taken := self._taken.pop(fileobj)) is None:
                 raise
@@ -134,7 +137,8 @@ class GuardedSelector(selectors.BaseSelector):
             return self._resting.change_data(rest, data)  # a handler that does no more than that goes on spinning
         self._wake(rest)
         try:
-            return self._inner.modify(fileobj, events, data)
+            with ShownToSelector(fileobj):
+                return self._inner.modify(fileobj, events, data)
         except (KeyError, ValueError):
             if (taken := self._taken.of(fileobj)) is None:
                 raise
@@ -235,7 +239,8 @@ class GuardedSelector(selectors.BaseSelector):
         try:
             rest = self._resting.of(key.fd)
             if rest is None or not rest.is_hidden:
-                self._inner.unregister(key.fileobj)
+                with ShownToSelector(key.fileobj):
+                    self._inner.unregister(key.fileobj)
             if rest is not None:
                 self._resting.forget(rest)
             self._taken.add(key)

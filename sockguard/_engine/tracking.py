@@ -1,0 +1,94 @@
+"""All that is known of the sockets that this process opens, while somebody wants to know."""
+
+import contextlib
+import gc
+import socket
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from sockguard._core.leftovers import Leftover, Sketch
+from sockguard._engine.belonging import is_of_loop
+from sockguard._engine.births import Birth, Death, Moment
+from sockguard._engine.judging import Judge
+from sockguard._engine.ledger import Ledger, Owner
+from sockguard._engine.queues import Queues
+from sockguard._kernel.own_fds import read_all_sockets
+from sockguard._kernel.own_sockets import fd_of, read_inode, sketch_descriptor
+
+__all__ = ["Tracking"]
+
+
+class Tracking:
+    """The books, and what belongs to them."""
+
+    def __init__(self) -> None:
+        self.ledger = Ledger()
+        self.queues = Queues(self.ledger)
+
+    def hand_over(self, owner: Owner, before: Moment) -> None:
+        """Ends an owner: what is left, and was not told of, is given to who ran before, who runs again."""
+        births = self.ledger.births
+        for birth in list(births.by_inode.values()):
+            if birth.moment.owner is owner:
+                birth.moment = before
+        if births.moment.owner is owner:
+            births.enter(before)
+
+    def before_loop_closes(self) -> Callable[[], object]:
+        """Looks which sockets a loop of uvloop closes by its own end: those are left open by whoever opened them.
+
+        uvloop closes all that is open when it is closed, and afterwards there is nothing to see.
+        """
+        try:
+            candidates = self._open_in_loop()
+        except Exception:  # noqa: BLE001 - closing a loop must go on
+            candidates = []
+        return lambda: self._were_closed(candidates)
+
+    def _open_in_loop(self) -> list[tuple[Birth, Sketch]]:
+        inodes = self.ledger.look()
+        births = [self.ledger.births.by_inode[inode] for inode in set(_inodes_of_uvloop()) & inodes.keys()]
+        births = [b for b in births if not (b.moment.owner.is_excused or b.is_internal or b.is_told)]
+        sketches = [(birth, sketch_descriptor(inodes[birth.inode][0], birth.inode)) for birth in births]
+        return [(birth, sketch) for birth, sketch in sketches if sketch]
+
+    def _were_closed(self, candidates: list[tuple[Birth, Sketch]]) -> None:
+        living = read_all_sockets()
+        for birth, sketch in candidates:
+            if birth.inode not in living and not birth.is_told:
+                birth.is_told = True
+                self.ledger.births.deaths.append(Death(birth, sketch))
+
+    def everything(self, judged: Callable[[Judge], None], allowed: set[int]) -> list[Leftover]:
+        """Charges all that is open."""
+        owner = Owner("this process")
+        inodes = self.ledger.look()
+        self.ledger.ask_again()
+        births = self.ledger.births.by_inode
+        for thing in gc.get_objects():
+            if isinstance(thing, socket.socket) and (birth := births.get(read_inode(fd_of(thing)))):
+                birth.refer_to(thing)
+        for inode in inodes.keys() - allowed:
+            birth = births[inode]
+            birth.is_internal = birth.is_internal or is_of_loop(birth)
+            birth.moment = Moment(owner)
+        owner.is_over = True
+        judge = Judge(self.ledger, self.queues, owner)
+        judged(judge)
+        return [charge.leftover for charge in judge.conclude() if charge.owner is owner]
+
+
+def _inodes_of_uvloop() -> Iterator[int]:
+    """Finds the sockets of uvloop's transports, but those that were told to close, and of its servers."""
+    for thing in gc.get_objects():
+        kind = type(thing)
+        if kind.__module__ == "uvloop.loop":
+            with contextlib.suppress(Exception):  # half made or half gone
+                yield from (read_inode(int(sock.fileno())) for sock in _sockets_of(thing, kind.__name__))
+
+
+def _sockets_of(thing: Any, kind: str) -> Iterable[Any]:
+    if kind == "Server":
+        return list(thing.sockets)
+    is_open = "Transport" in kind and not thing.is_closing()
+    return [thing.get_extra_info("socket")] if is_open else []

@@ -1,0 +1,42 @@
+"""Puts the plugin to work, once somebody has asked."""
+
+import pytest
+
+from sockguard.errors import KernelUnavailable
+from sockguard.pytest_plugin.court import Court
+from sockguard.pytest_plugin.phases import Phases
+from sockguard.pytest_plugin.records import Records
+from sockguard.pytest_plugin.settings import SETTINGS, read_settings
+from sockguard.pytest_plugin.summary import Summary
+from sockguard.testing import begin_tracking, end_tracking
+
+__all__ = ["activate"]
+
+
+def activate(config: pytest.Config) -> None:
+    """Registers what finds leaks, judges and tells.
+
+    Raises:
+        pytest.UsageError: A setting makes no sense.
+    """
+    if SETTINGS in config.stash:
+        return
+    settings = config.stash[SETTINGS] = read_settings(config)
+    records = Records(config, settings)
+    config.pluginmanager.register(Summary(config, settings, records), "sockguard-summary")
+    if _has_workers(config):
+        return  # the tests run elsewhere
+    try:
+        tracking = begin_tracking()
+    except KernelUnavailable as error:
+        config.issue_config_time_warning(pytest.PytestConfigWarning(str(error)), stacklevel=2)
+        return
+    config.add_cleanup(end_tracking)
+    phases = Phases(tracking, settings)
+    config.pluginmanager.register(phases, "sockguard-phases")
+    config.pluginmanager.register(Court(tracking, settings, phases, records), "sockguard-court")
+
+
+def _has_workers(config: pytest.Config) -> bool:
+    """Tells whether pytest-xdist has the tests run by others."""
+    return bool(getattr(config.option, "tx", None)) and not hasattr(config, "workerinput")

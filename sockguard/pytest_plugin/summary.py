@@ -1,0 +1,91 @@
+"""Tells of the whole run: a section in the terminal, a file for machines, a baseline for the next run."""
+
+import json
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import pytest
+
+from sockguard.pytest_plugin.records import Records, baseline_key
+from sockguard.pytest_plugin.settings import Settings
+
+__all__ = ["Summary"]
+
+SCHEMA = 1
+MAX_TESTS = 5
+"""Tests that are named for one place."""
+
+
+class Summary:
+    """What is told at the end, by the one process that talks to people."""
+
+    def __init__(self, config: pytest.Config, settings: Settings, records: Records) -> None:
+        self._config = config
+        self._settings = settings
+        self._records = records
+        self._is_partial = any("::" in arg or arg.endswith(".py") for arg in config.args)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: object) -> None:
+        """Takes in what a worker of pytest-xdist has found."""
+        sent = (getattr(node, "workeroutput", None) or {}).get("sockguard")
+        if sent:
+            self._records.receive(sent)
+
+    def pytest_deselected(self, items: Iterable[pytest.Item]) -> None:
+        """Takes note that not everything runs, so that what was not found may still be there."""
+        self._is_partial = self._is_partial or any(True for _ in items)
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Writes the files; or, in a worker, sends everything home."""
+        self._is_partial = self._is_partial or bool(session.shouldstop or session.shouldfail)
+        if hasattr(self._config, "workerinput"):
+            self._config.workeroutput["sockguard"] = self._records.to_send()  # type: ignore[attr-defined] # xdist's
+            return
+        if self._settings.report:
+            _write(self._settings.report, {"schema": SCHEMA, "leaks": self._records.entries, **self._unused()})
+        if self._settings.baseline and self._settings.action == "warn":
+            known = {baseline_key(entry["test"], entry["created_by"]) for entry in self._with("warning")}
+            _write(self._settings.baseline, {"schema": SCHEMA, "leaks": sorted(known)})
+
+    def _with(self, *statuses: str) -> list[dict[str, Any]]:
+        return [entry for entry in self._records.entries if entry["status"] in statuses]
+
+    def _unused(self) -> dict[str, list[str]]:
+        return {"unused_ignore_lines": [] if self._is_partial else self._records.unused()}
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Prints what was found, by the place that opened it."""
+        lines = [*self._places(), *self._remarks()]
+        if lines:
+            terminalreporter.section("socket leaks", sep="=", yellow=True)
+            for line in lines:
+                terminalreporter.line(line)
+
+    def _places(self) -> Iterator[str]:
+        by_site: dict[str, list[dict[str, Any]]] = {}
+        for entry in self._with("error", "warning"):
+            site = entry["source_at"] or (entry["created_at"] or ["(not seen where)"])[0]
+            by_site.setdefault(site, []).append(entry)
+        for site, entries in sorted(by_site.items(), key=lambda item: -len(item[1])):
+            yield f"{len(entries)} opened at {site}"
+            if entries[0]["source"]:
+                yield f"      {entries[0]['source']}"
+            tests = sorted({entry["test"] for entry in entries})
+            yield from (f"    in {test}" for test in tests[:MAX_TESTS])
+            if len(tests) > MAX_TESTS:
+                yield f"    and {len(tests) - MAX_TESTS} more"
+
+    def _remarks(self) -> Iterator[str]:
+        if known := self._with("known"):
+            yield f"{len(known)} known leaks, listed in {self._settings.baseline}"
+        for line in self._unused()["unused_ignore_lines"]:
+            yield f"warning: socket_leaks_ignore = {line} matches nothing any more: take it out"
+        if self._settings.baseline and self._settings.action == "warn":
+            yield f"baseline written to {self._settings.baseline}"
+
+
+def _write(path: str, content: dict[str, Any]) -> None:
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(content, file, indent=1)
+        file.write("\n")

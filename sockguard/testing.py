@@ -1,0 +1,244 @@
+"""For tests: a block of code, a function or a whole program must close every socket that it opens.
+
+>>> import sockguard
+>>> with sockguard.no_socket_leaks():
+...     pass
+"""
+
+import functools
+import inspect
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from types import TracebackType
+from typing import Any, Literal, Self, TypeVar
+
+from sockguard._core.ignoring import IgnoreRule, parse_rule
+from sockguard._core.leftovers import Leftover, story
+from sockguard._engine.births import Moment
+from sockguard._engine.judging import Judge
+from sockguard._engine.ledger import Owner
+from sockguard._engine.tracking import Tracking
+from sockguard._kernel.linux import require_linux
+from sockguard.adapters import births
+from sockguard.adapters.pausing import pause
+from sockguard.adapters.wrapping import Wrappings
+from sockguard.errors import UsageError
+
+__all__ = ["GRACE", "SocketLeakError", "begin_tracking", "end_tracking", "no_socket_leaks", "verify_none"]
+
+GRACE = 0.5
+"""Seconds that sockets are given to be closed by threads, loops and peers, once the code under test is through."""
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class SocketLeakError(AssertionError):
+    """Is raised where sockets were left open; `leaks` has a record for each.
+
+    Args:
+        owner: Who left them open.
+        leaks: What was left open.
+    """
+
+    def __init__(self, owner: str, leaks: Iterable[Leftover]) -> None:
+        self.owner = owner
+        self.leaks = tuple(leaks)
+        super().__init__(story(owner, self.leaks))
+
+    def __reduce__(self) -> tuple[type[Self], tuple[str, tuple[Leftover, ...]]]:
+        return type(self), (self.owner, self.leaks)
+
+
+_tracking: Tracking | None = None
+_n_users = 0
+_wrappings: Wrappings | None = None
+
+
+def begin_tracking() -> Tracking:
+    """Has every socket taken down from now on, until `end_tracking` was called as often.
+
+    Raises:
+        KernelUnavailable: This is not Linux.
+    """
+    global _tracking, _n_users, _wrappings  # noqa: PLW0603 - `socket.socket` is process-wide, too
+    require_linux("finding sockets that tests leave open")
+    if _tracking is None:
+        _tracking, _wrappings = Tracking(), Wrappings()
+        for hook in births.hooks(_tracking.ledger.births, _tracking.before_loop_closes):
+            _wrappings.add(hook)
+        _tracking.ledger.look()
+    _n_users += 1
+    return _tracking
+
+
+def end_tracking() -> None:
+    """Undoes `begin_tracking`."""
+    global _tracking, _n_users, _wrappings  # noqa: PLW0603
+    _n_users -= 1
+    if _n_users == 0 and _wrappings is not None and _tracking is not None:
+        _wrappings.undo()
+        _tracking.ledger.shut()
+        _tracking = _wrappings = None
+
+
+class no_socket_leaks:  # noqa: N801 - used as `with no_socket_leaks():`, and known by that name
+    """Demands that a block closes every socket that it opens: TCP, UDP and Unix, in Python or in C.
+
+    A context manager, also for `async with`, and a decorator of functions and coroutine
+    functions. What was open before does not count, nor do the sockets by which event loops wake up. A connection
+    whose peer has hung up, or that nobody accepted, is told with its cause.
+
+    In a coroutine use `async with`, so that the loop can go on closing while we wait. One
+    block at a time: what other threads and tasks open meanwhile counts as the block's.
+
+    Args:
+        action: "raise" a SocketLeakError, or "warn" by a ResourceWarning.
+        grace: Seconds for which to wait for what is about to be closed.
+        ignore: Lines as in the ini option `socket_leaks_ignore`: "created-by:module.function",
+            "peer:host:port", "port:N".
+
+    Raises:
+        SocketLeakError: At the end of the block, if sockets are left open and the block itself did not raise.
+        UsageError: An argument makes no sense.
+        KernelUnavailable: This is not Linux.
+    """
+
+    def __init__(
+        self, *, action: Literal["raise", "warn"] = "raise", grace: float = GRACE, ignore: Iterable[str] = ()
+    ) -> None:
+        if action not in ("raise", "warn"):
+            msg = f'action={action!r} makes no sense: give "raise" or "warn"'
+            raise UsageError(msg)
+        _refuse_nonsense(grace)
+        self._action = action
+        self._grace = grace
+        self._rules = [parse_rule(line) for line in ignore]
+        self._blocks: list[_Block] = []
+
+    def __enter__(self) -> Self:
+        return self._begin(has_loop=False)
+
+    def _begin(self, *, has_loop: bool) -> Self:
+        self._blocks.append(_Block("the block", has_loop=has_loop))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        block = self._blocks.pop()
+        try:
+            for seconds in block.waits(self._grace, is_judged=error is None):
+                time.sleep(seconds)
+            self._tell(block)
+        finally:
+            block.end()
+
+    async def __aenter__(self) -> Self:
+        return self._begin(has_loop=True)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        block = self._blocks.pop()
+        try:
+            for seconds in block.waits(self._grace, is_judged=error is None):
+                await pause(seconds)
+            self._tell(block)
+        finally:
+            block.end()
+
+    def __call__(self, function: F) -> F:
+        """Has each call of a function be such a block."""
+        if inspect.iscoroutinefunction(function):
+
+            @functools.wraps(function)
+            async def checked(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - as the function has them
+                async with self._again():
+                    return await function(*args, **kwargs)
+        else:
+
+            @functools.wraps(function)
+            def checked(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+                with self._again():
+                    return function(*args, **kwargs)
+
+        return checked  # type: ignore[return-value] # wraps() makes it look alike
+
+    def _again(self) -> "no_socket_leaks":
+        return no_socket_leaks(action=self._action, grace=self._grace, ignore=map(str, self._rules))
+
+    def _tell(self, block: "_Block") -> None:
+        leaks = [leak for leak in block.leaks() if not any(rule.matches(leak) for rule in self._rules)]
+        if not leaks:
+            return
+        if self._action == "warn":
+            warnings.warn(story(block.owner.name, leaks), ResourceWarning, stacklevel=3)
+        else:
+            raise SocketLeakError(block.owner.name, leaks)
+
+
+def _refuse_nonsense(grace: float) -> None:
+    try:
+        makes_sense = grace >= 0
+    except TypeError:
+        makes_sense = False
+    if not makes_sense:
+        msg = f"grace={grace!r} makes no sense: give seconds, 0 or more"
+        raise UsageError(msg)
+
+
+class _Block:
+    """One block that runs."""
+
+    def __init__(self, name: str, *, has_loop: bool) -> None:
+        self.owner = Owner(name)
+        self._tracking = begin_tracking()
+        self._tracking.ledger.look()
+        self._before = self._tracking.ledger.births.enter(Moment(self.owner))
+        self._judge = Judge(self._tracking.ledger, self._tracking.queues, self.owner, has_loop=has_loop)
+        self._is_judged = False
+
+    def waits(self, grace: float, *, is_judged: bool) -> Iterator[float]:
+        """Ends the block, and yields the seconds to wait for."""
+        self._tracking.ledger.look()
+        self.owner.is_over = True
+        self._is_judged = is_judged
+        if is_judged:
+            yield from self._judge.waits(grace)
+
+    def leaks(self) -> list[Leftover]:
+        """Lists what it left open."""
+        return [charge.leftover for charge in self._judge.conclude()] if self._is_judged else []
+
+    def end(self) -> None:
+        """Gives back to who ran before what is left and was not told of."""
+        self._tracking.hand_over(self.owner, self._before)
+        end_tracking()
+
+
+def verify_none(*, grace: float = GRACE, ignore: Iterable[str] = (), baseline: Iterable[int] = ()) -> None:
+    """Demands that this process has no open socket at all: for the end of a program, after the manner of goleak.
+
+    Args:
+        grace: Seconds for which to wait for what is about to be closed.
+        ignore: Lines as for `no_socket_leaks`.
+        baseline: Inodes of sockets that may be open.
+
+    Raises:
+        SocketLeakError: Sockets are open.
+        KernelUnavailable: This is not Linux.
+    """
+    rules: list[IgnoreRule] = [parse_rule(line) for line in ignore]
+    tracking = begin_tracking()
+    try:
+        leaks = tracking.everything(lambda judge: _sleep_through(judge, grace), set(baseline))
+    finally:
+        end_tracking()
+    leaks = [leak for leak in leaks if not any(rule.matches(leak) for rule in rules)]
+    if leaks:
+        raise SocketLeakError("this process", leaks)
+
+
+def _sleep_through(judge: Judge, grace: float) -> None:
+    for seconds in judge.waits(grace):
+        time.sleep(seconds)

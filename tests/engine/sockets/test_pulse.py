@@ -1,0 +1,248 @@
+"""The heart of a guarded socket keeps out of its program's way: when it connects, sends, forks and takes a signal."""
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import threading
+import time
+
+import pytest
+
+import sockguard
+from loopback import listen, state_of
+from sockguard._core.policy import Heartbeat, Policy
+from waiting import eventually
+from wrapped import shared
+
+BEAT = Policy(heartbeat=Heartbeat(b"ping\n", 5, 5, b"pong\n"))
+
+SYN_SENT = 2
+
+
+@pytest.fixture
+def d():
+    """A guard that does nothing but at `d.tick()`."""
+    with shared() as d:
+        yield d
+
+
+@pytest.fixture
+def beating(d):
+    """A guarded client with a heartbeat, its server's end, and the guard."""
+    with listen() as listener, sockguard.GuardedSocket(policy=BEAT) as client:
+        client.connect(listener.getsockname())
+        with listener.accept()[0] as server:
+            server.settimeout(5)
+            yield client, server, d
+
+
+@contextlib.contextmanager
+def held_by_another_thread(client):
+    """Has another thread be in the midst of a message."""
+    is_in, is_over = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with client.connection.sending():
+            is_in.set()
+            is_over.wait(20)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert is_in.wait(5)
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
+
+
+def heart_of(sock):
+    return sock.connection._terms.heart  # noqa: SLF001
+
+
+# --- Connecting ---
+
+
+def fill(listener) -> list[socket.socket]:
+    """Fills the queue of a listener, so that the next one has to wait for it."""
+    clients = [socket.socket() for _ in range(3)]
+    for client in clients:
+        client.setblocking(False)
+        client.connect_ex(listener.getsockname())
+    return clients
+
+
+def test_a_connection_that_takes_long_to_come_about_is_asked_from_then_on(d):
+    """Nothing is sent before it is there, and the heart has not given up on it."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(listen(backlog=0))
+        for sock in fill(listener):
+            stack.enter_context(sock)
+        client = stack.enter_context(sockguard.GuardedSocket(policy=BEAT))
+        client.setblocking(False)
+        client.connect_ex(listener.getsockname())
+        for _ in range(40):
+            d.tick(1)
+        assert (state_of(client), heart_of(client).n_sent) == (SYN_SENT, 0)
+        listener.settimeout(5)
+        while not select.select([], [client], [], 0)[1]:
+            stack.enter_context(listener.accept()[0])
+        for _ in range(5):
+            d.tick(0.5)
+        assert heart_of(client).n_sent == 0
+        for _ in range(10):
+            d.tick(0.5)
+        assert heart_of(client).n_sent == 1
+
+
+@pytest.mark.usefixtures("d")
+def test_the_time_before_connect_does_not_count():
+    """Terms can be made long before there is a connection."""
+    policy = Policy(heartbeat=Heartbeat(b"ping\n", 1, 5, b"pong\n"))
+    with listen() as listener, sockguard.GuardedSocket(policy=policy) as client:
+        client.connection.expect_open("early")
+        made_at = time.monotonic()
+        time.sleep(0.2)
+        client.connect(listener.getsockname())
+        assert heart_of(client).next_at >= made_at + 1.2
+
+
+def test_a_question_that_finds_no_room_comes_again(d):
+    """Something else may fill the queue at the last moment, here the function that makes it: no end of the heart."""
+    is_to_fill = [True]
+
+    def make() -> bytes:
+        if is_to_fill.pop() if is_to_fill else False:
+            with socket.socket(fileno=os.dup(client.fileno())) as same, contextlib.suppress(BlockingIOError):
+                while True:
+                    same.send(bytes(65536), socket.MSG_DONTWAIT)
+        return b"ping\n"
+
+    with (
+        listen() as listener,
+        sockguard.GuardedSocket(policy=Policy(heartbeat=Heartbeat(make, 5, 5, b"pong\n"))) as client,
+    ):
+        client.connect(listener.getsockname())
+        with listener.accept()[0] as server:
+            for _ in range(3):
+                d.tick(2)
+            assert (is_to_fill, heart_of(client).n_sent) == ([], 0)
+            server.setblocking(False)
+            eventually(lambda: (error_of(lambda: server.recv(1 << 20)), client.connection.facts.unsent == 0)[1])
+            d.tick(1)
+            assert heart_of(client).n_sent == 1
+
+
+# --- Sending ---
+
+
+def test_who_does_not_wait_does_not_wait_for_another_thread(beating):
+    """send() and sendall() of a socket that does not block, and with MSG_DONTWAIT; then it goes on as ever."""
+    client, server, _ = beating
+    with held_by_another_thread(client):
+        with pytest.raises(BlockingIOError):
+            client.send(b"x", socket.MSG_DONTWAIT)
+        with pytest.raises(BlockingIOError):
+            client.sendmsg([b"x"], [], socket.MSG_DONTWAIT)
+        client.setblocking(False)
+        for send in (client.send, client.sendall):
+            with pytest.raises(BlockingIOError) as caught:
+                send(b"x")
+            assert caught.value.errno == 11
+    assert client.send(b"y") == 1
+    assert server.recv(9) == b"y"
+
+
+def test_a_time_out_holds_for_the_wait_for_another_thread(beating):
+    """As it does for room in the queue."""
+    client, server, _ = beating
+    client.settimeout(0.05)
+    with held_by_another_thread(client):
+        for send in (client.send, client.sendall):
+            with pytest.raises(TimeoutError, match="timed out"):
+                send(b"x")
+    client.sendall(b"y")
+    assert server.recv(9) == b"y"
+
+
+def test_a_signal_handler_may_send(beating):
+    """While its own thread receives, or sends, or anything else."""
+    client, server, _ = beating
+    meter = client._meter  # noqa: SLF001
+    n_handled = []
+
+    def handle(*_):
+        client.sendall(b"!")
+        n_handled.append(1)
+
+    before = signal.signal(signal.SIGALRM, handle)
+    try:
+        with meter._lock, client.connection.sending():  # noqa: SLF001 - the moment that is hard to hit
+            assert not is_stuck(meter), "it would wait for ever"
+            signal.raise_signal(signal.SIGALRM)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert (n_handled, server.recv(9)) == ([1], b"!")
+
+
+def is_stuck(meter) -> bool:
+    """Tells whether this thread could not enter once more where it is inside."""
+    if meter._lock.acquire(blocking=False):  # noqa: SLF001
+        meter._lock.release()  # noqa: SLF001
+        return False
+    return True
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_child_sends_though_a_thread_of_its_parent_was_sending(beating):
+    """That thread is not in the child, so the gate that it holds would never open."""
+    client, server, _ = beating
+    with held_by_another_thread(client):
+        pid = os.fork()
+        if not pid:
+            signal.alarm(10)  # ends a child that hangs
+            with client.connection.sending():
+                client.sendall(b"x")
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        assert server.recv(9) == b"x"
+
+
+# --- Receiving ---
+
+
+@pytest.mark.parametrize("flag", ["MSG_OOB", "MSG_ERRQUEUE"])
+def test_what_is_not_of_the_stream_does_not_wait(beating, flag):
+    """The original fails at once where there is none, whatever the time-out; and gives what there is."""
+    client, server, _ = beating
+    errors = []
+    thread = threading.Thread(
+        target=lambda: errors.append(error_of(lambda: client.recvmsg(9, 99, getattr(socket, flag))))
+    )
+    thread.start()
+    thread.join(5)
+    is_waiting = thread.is_alive()
+    server.sendall(b"wake it up")
+    thread.join(5)
+    assert not is_waiting
+    assert isinstance(errors[0], OSError)
+
+
+def error_of(call) -> Exception | None:
+    """Gives what a call raises."""
+    try:
+        call()
+    except OSError as error:
+        return error
+    return None
+
+
+def test_urgent_data_arrives(beating):
+    """Past what is in the stream."""
+    client, server, _ = beating
+    server.send(b"!", socket.MSG_OOB)
+    assert eventually(lambda: not error_of(lambda: client.recv(1, socket.MSG_OOB | socket.MSG_PEEK)))
+    assert client.recv(1, socket.MSG_OOB) == b"!"

@@ -1,0 +1,196 @@
+"""Whose socket is it? What a fixture's value leads to, what came through its listener, and what waits for a loop."""
+
+import asyncio
+import contextlib
+import gc
+import socket
+
+import pytest
+
+from loopback import connect, inode_of, listen
+from sockguard._engine.belonging import give_to_owners, is_of_loop
+from sockguard._engine.births import Moment
+from sockguard._engine.ledger import Ledger, Owner
+
+KEPT = []
+
+
+class Scene:
+    """A test that is over, and a fixture that lives."""
+
+    def __init__(self):
+        self.ledger = Ledger()
+        self.ledger.look()
+        self.test, self.fixture = Owner("test"), Owner("fixture")
+        self.ledger.owners.append(self.fixture)
+        self.ledger.births.enter(Moment(self.test))
+
+    def note(self, *socks):
+        """Takes socket objects down, as their creation would."""
+        for sock in socks:
+            self.ledger.births.born(sock)
+
+    def left(self):
+        """Judges the test: what is not given to somebody else, by inode."""
+        self.test.is_over = True
+        return {suspect.birth.inode for suspect in give_to_owners(self.ledger.due(), self.ledger)}
+
+
+@pytest.fixture
+def scene():
+    """The same, made anew."""
+    return Scene()
+
+
+class Client:
+    """Refers to its connection in one of many ways."""
+
+    def __init__(self, value):
+        self.value = value
+
+
+def closure(sock):
+    """Makes a function that refers to a socket."""
+    return lambda: sock
+
+
+def generator(sock):
+    """Makes a generator that waits, with a socket in a local variable."""
+
+    def wait():
+        kept = sock
+        yield kept
+
+    waiting = wait()
+    next(waiting)
+    return waiting
+
+
+@pytest.mark.parametrize(
+    "hold",
+    [
+        Client,
+        closure,
+        generator,
+        lambda sock: {"a": [(sock,)]},
+        lambda sock: Client(closure(Client({"pool": {sock}}))),
+        lambda sock: sock.close,
+    ],
+)
+def test_what_a_value_leads_to_is_its_own(scene, hold):
+    """By attributes, containers, closures, generators and methods."""
+    with socket.socket() as sock:
+        scene.note(sock)
+        scene.fixture.roots = [hold(sock)]
+        assert scene.left() == set()
+        assert scene.ledger.births.by_inode[inode_of(sock)].moment.owner is scene.fixture
+
+
+def uses_global():
+    """Is a function whose module has the socket."""
+    return KEPT
+
+
+@pytest.mark.parametrize("root", [uses_global, socket, Client, lambda: KEPT])
+def test_modules_and_classes_lead_everywhere_and_so_nowhere(scene, root):
+    """A module global that a fixture's function could see is no property of the fixture."""
+    with socket.socket() as sock:
+        KEPT.append(sock)
+        scene.note(sock)
+        scene.fixture.roots = [root]
+        left = scene.left()
+        KEPT.clear()
+        assert left == {inode_of(sock)}
+
+
+def test_found_without_an_object(scene):
+    """A socket that no object was noted for is found by the descriptor of what leads to it."""
+    with socket.socket() as sock:
+        scene.fixture.roots = [Client(sock)]
+        assert scene.left() == set()
+
+
+@pytest.mark.parametrize("is_baseline", [True, False])
+def test_what_came_through_a_living_listener_belongs_to_it(scene, is_baseline):
+    """The client is the test's, what was accepted is the server's."""
+    scene.ledger.births.enter(Moment(scene.ledger.baseline if is_baseline else scene.fixture))
+    with listen() as listener:
+        scene.ledger.look()
+        scene.ledger.births.enter(Moment(scene.test))
+        with socket.create_connection(listener.getsockname()) as client, listener.accept()[0]:
+            assert scene.left() == {inode_of(client)}
+
+
+def test_what_a_client_has_abandoned_stays_charged(scene):
+    """Though it came through a living listener, and the server's list leads to it."""
+    scene.ledger.births.enter(Moment(scene.fixture))
+    with listen() as listener:
+        scene.ledger.look()
+        scene.ledger.births.enter(Moment(scene.test))
+        socket.create_connection(listener.getsockname()).close()
+        with listener.accept()[0] as served:
+            scene.fixture.roots = [[served]]
+            assert scene.left() == {inode_of(served)}
+
+
+def test_listener_of_the_test_itself_excuses_nobody(scene):
+    """Whose owner is over is alive no more."""
+    with connect() as connection:
+        assert scene.left() == {inode_of(sock) for sock in connection}
+
+
+def test_closing_transport_waits_for_its_loop(scene):
+    """Told to close, it is left to a loop that stands still; when that is closed without having run, it is due."""
+    loop = asyncio.new_event_loop()
+    with listen() as listener:
+        address = listener.getsockname()
+        transport, _ = loop.run_until_complete(loop.create_connection(asyncio.Protocol, *address))
+        scene.note(transport.get_extra_info("socket")._sock)  # noqa: SLF001
+        transport.close()
+        inode = inode_of(transport.get_extra_info("socket"))
+        assert inode not in scene.left()
+        assert inode not in {suspect.birth.inode for suspect in scene.ledger.due()}
+        loop.run_until_complete(asyncio.sleep(0))
+        assert inode not in {suspect.birth.inode for suspect in scene.ledger.due()}
+    loop.close()
+
+
+class KeepsOpen(asyncio.Protocol):
+    """Ignores that the peer has hung up."""
+
+    def eof_received(self):
+        return True
+
+
+def test_peer_that_hung_up_is_seen_when_the_loop_has_run(scene):
+    """While the loop stands still nobody could close; after it has run for a while, it is due."""
+    loop = asyncio.new_event_loop()
+    with listen() as listener:
+        scene.note(listener)
+        transport, _ = loop.run_until_complete(loop.create_connection(KeepsOpen, *listener.getsockname()))
+        scene.note(transport.get_extra_info("socket")._sock)  # noqa: SLF001
+        listener.accept()[0].close()
+        inode = inode_of(transport.get_extra_info("socket"))
+        assert inode not in scene.left()
+        loop.run_until_complete(asyncio.sleep(0.3))
+        assert inode in scene.left()
+        transport.abort()
+        loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
+
+
+@pytest.mark.parametrize("kind", ["asyncio", "uvloop"])
+def test_wakers_of_a_loop_are_known_by_who_refers_to_them(kind):
+    """Made before anybody looked: the loop itself has them."""
+    module = pytest.importorskip(kind)
+    loop = module.new_event_loop()
+    with contextlib.closing(loop):
+        ledger = Ledger()
+        loop.run_until_complete(asyncio.sleep(0))
+        inodes = ledger.look()
+        for thing in gc.get_objects():
+            if isinstance(thing, socket.socket):
+                ledger.births.born(thing)
+        wakers = [inode for inode in inodes if is_of_loop(ledger.births.by_inode[inode])]
+        own = {inode_of(loop._ssock), inode_of(loop._csock)} if kind == "asyncio" else set()  # noqa: SLF001
+        assert own <= set(wakers)
