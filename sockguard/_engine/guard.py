@@ -165,6 +165,7 @@ class Guard:
     def was_refused(self) -> None:
         """Takes note that accept() failed for want of descriptors: dead connections are to go first."""
         self.descriptors.refused_at = _now()
+        self.lingering.give_up(8)  # what was closed is worth less than what comes
         self.driver.wake()
 
     def tick(self, now: float) -> None:

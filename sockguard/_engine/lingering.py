@@ -21,9 +21,7 @@ from typing import NamedTuple
 
 from sockguard._core.policy import Policy
 from sockguard._kernel.natives import monotonic
-
-with contextlib.suppress(ImportError):  # Windows has none
-    import resource
+from sockguard._kernel.own_fds import read_fd_limit
 
 __all__ = ["Lingering"]
 
@@ -43,10 +41,11 @@ class _Ending(NamedTuple):
 
 def _limit() -> int:
     """Tells how many may linger now: the program can change what it may have at any time."""
-    if "resource" not in globals():
-        return MAX_LINGERING
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return MAX_LINGERING if soft == resource.RLIM_INFINITY else min(MAX_LINGERING, soft // MAX_SHARE)
+    try:
+        limit = read_fd_limit()
+    except ImportError:  # Windows, which has none
+        limit = None
+    return MAX_LINGERING if limit is None else min(MAX_LINGERING, limit // MAX_SHARE)
 
 
 class Lingering:

@@ -616,6 +616,7 @@ def failing(create_server, create_connection, kind, factory):
 @pytest.mark.parametrize("factory", [Fails, fail, lambda: None, lambda: 7], ids=["protocol", "factory", "None", "7"])
 def test_a_factory_that_makes_trouble_makes_the_same(kind, factory):
     """What is raised where, and what the protocol is told afterwards, is as without a guard."""
+    skip_where_blind(kind)
 
     async def plain_server(*args):
         return await asyncio.get_running_loop().create_server(*args)
