@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 import sockguard._process as process
-from sockguard._engine import loop_group
 from sockguard._engine.current import current_guard
-from sockguard._engine.members import Member, fd_of_transport
 from sockguard._kernel.backend import KERNEL_KEEPS_BOOKS
+from sockguard.adapters.loops import group as loop_group
+from sockguard.adapters.loops.members import Member, fd_of_transport
 
 __all__ = [
     "EACH_LOOP",

@@ -25,7 +25,10 @@ def find_transport(record: Record, loop: Any) -> Any:
 
 
 def _fd_of(transport: Any) -> int:
-    sock = transport.get_extra_info("socket")
+    try:
+        sock = transport.get_extra_info("socket")
+    except AttributeError:  # asyncio's TLS transport, closed twice
+        return -1
     return -1 if sock is None else int(sock.fileno())
 
 

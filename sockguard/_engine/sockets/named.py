@@ -49,7 +49,7 @@ class Named(ByteCalls):
 
     @calls_into_c
     def settimeout(self, value: float | None, /) -> None:
-        """Sets the time-out as `socket.settimeout`."""
+        """Sets the time-out in seconds, as `socket.settimeout`."""
         try:
             _settimeout(self, value)
         except OSError as error:

@@ -29,8 +29,8 @@ from loops import (
 from sockguard import aio
 from sockguard._core.policy import Policy
 from sockguard._engine.current import current_guard
-from sockguard._engine.proxies import real_protocol
 from sockguard._kernel.backend import KERNEL_KEEPS_BOOKS
+from sockguard.adapters.loops.proxies import real_protocol
 from sockguard.aio import connection_of
 from sockguard.errors import UsageError
 

@@ -16,11 +16,11 @@ from typing import Any, TypeVar, cast
 from sockguard._core.policy import Policy
 from sockguard._engine.current import shared_guard
 from sockguard._engine.handle import GuardedConnection
-from sockguard._engine.loop_group import LoopGroup, find_connection
-from sockguard._engine.loop_server import guarded_server
 from sockguard._engine.sites import capture
 from sockguard._engine.terms import check_policy
-from sockguard._engine.trampolines import StreamTrampoline, over
+from sockguard.adapters.loops.group import LoopGroup, find_connection
+from sockguard.adapters.loops.server import guarded_server
+from sockguard.adapters.loops.trampolines import StreamTrampoline, over
 from sockguard.errors import UsageError
 
 __all__ = [

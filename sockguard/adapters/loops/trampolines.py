@@ -10,8 +10,8 @@ What happens before is not seen here: a TLS handshake that fails never makes a c
 
 from typing import Any
 
-from sockguard._engine.loop_group import LoopGroup
-from sockguard._engine.members import Member
+from sockguard.adapters.loops.group import LoopGroup
+from sockguard.adapters.loops.members import Member
 
 __all__ = ["StreamTrampoline", "over"]
 

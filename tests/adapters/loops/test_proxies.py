@@ -7,7 +7,7 @@ import pytest
 from sockguard._core.books import Books
 from sockguard._core.heartbeat import Heart
 from sockguard._core.policy import Heartbeat
-from sockguard._engine.proxies import proxy_for, real_protocol, stamp_sends
+from sockguard.adapters.loops.proxies import proxy_for, real_protocol, stamp_sends
 
 HEARTBEAT = Heartbeat(b"PING\n", every=10, timeout=5, expect=b"PONG\n")
 

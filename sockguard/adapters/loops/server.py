@@ -7,7 +7,7 @@ object that it is. uvloop's is written in C and cannot be changed.
 import asyncio
 from typing import Any, Self
 
-from sockguard._engine.loop_group import LoopGroup
+from sockguard.adapters.loops.group import LoopGroup
 
 __all__ = ["guarded_server"]
 

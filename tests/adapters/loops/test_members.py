@@ -9,8 +9,8 @@ import pytest
 
 from guarded import driven
 from sockguard._core.policy import Policy
-from sockguard._engine.members import Member, Members, fd_of_transport, socket_of
 from sockguard._engine.terms import Terms
+from sockguard.adapters.loops.members import Member, Members, fd_of_transport, socket_of
 
 
 class Transport:

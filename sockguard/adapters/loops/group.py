@@ -12,12 +12,12 @@ from typing import Any
 from sockguard._core.policy import Policy
 from sockguard._engine.guard import Guard
 from sockguard._engine.handle import GuardedConnection
-from sockguard._engine.loop_heart import LoopHeart
-from sockguard._engine.members import Member, Members, socket_of
-from sockguard._engine.proxies import proxy_for, stamp_sends
 from sockguard._engine.sites import Site
 from sockguard._engine.terms import Terms, make_terms
-from sockguard._engine.transport_ends import Ender
+from sockguard.adapters.loops.ends import Ender
+from sockguard.adapters.loops.heart import LoopHeart
+from sockguard.adapters.loops.members import Member, Members, socket_of
+from sockguard.adapters.loops.proxies import proxy_for, stamp_sends
 
 __all__ = ["LoopGroup", "find_connection"]
 
