@@ -1,9 +1,12 @@
 """Settings of the whole suite; what a room's tests need besides lies in that room's own conftest.py."""
 
 import os
+import sys
 
 import pytest
 from hypothesis import settings
+
+import sockguard
 
 # A property fails by its answer, never by the speed of the machine; a failure prints how to repeat it.
 settings.register_profile("sockguard", deadline=None, print_blob=True)
@@ -24,6 +27,15 @@ def pytest_report_header():
     from sockguard._kernel.backend import KERNEL_KEEPS_BOOKS  # noqa: PLC0415 - not before a test wants it
 
     return f"sockguard: KERNEL_KEEPS_BOOKS={KERNEL_KEEPS_BOOKS}"
+
+
+@pytest.fixture(autouse=True)
+def _no_guard_is_left():
+    """Ends the guard that the wrappers of a test have made: it is the whole process's, and the next test's too."""
+    yield
+    if (process := sys.modules.get("sockguard._process")) is not None:
+        sockguard.uninstall()
+        process.end()
 
 
 def pytest_collection_modifyitems(items):
