@@ -30,6 +30,9 @@ def ioctlsocket(sock, command, count, _ask=fcntl.ioctl, _fionread=termios.FIONRE
     count._obj.value = int.from_bytes(found, "little")
     return 0
 ctypes.windll = types.SimpleNamespace(ws2_32=types.SimpleNamespace(ioctlsocket=ioctlsocket))
+import sys
+winapi = sys.modules["_winapi"] = types.ModuleType("_winapi")  # modules of Python's own import it there
+winapi.__getattr__ = lambda name: 0
 """
 
 BE_ELSEWHERE = """
