@@ -163,6 +163,7 @@ def test_a_guarded_stream_is_a_socket_stream_with_the_attributes_of_the_original
     run(backend, main)
 
 
+@pytest.mark.needs_books
 @EACH
 def test_both_ends_can_be_ours(backend, guard):
     """connect_tcp gives a guarded stream too; the guard knows which end accepted."""
@@ -781,6 +782,7 @@ def test_a_handler_that_is_cancelled_takes_its_stream_along(backend, own_group):
     run(backend, main)
 
 
+@pytest.mark.needs_books
 @EACH
 def test_what_is_served_is_known_by_the_line_that_made_the_listener(backend, guard):
     """The task that accepts has no line of the program on its stack, so the listener's is told."""
