@@ -15,10 +15,10 @@ from typing import Any, Literal, Self, TypeVar
 
 from sockguard._core.ignoring import IgnoreRule, parse_rule
 from sockguard._core.leftovers import Leftover, story
-from sockguard._engine.births import Moment
-from sockguard._engine.judging import Judge
-from sockguard._engine.ledger import Owner
-from sockguard._engine.tracking import Tracking
+from sockguard._engine.blame.births import Moment
+from sockguard._engine.blame.judging import Judge
+from sockguard._engine.blame.ledger import Owner
+from sockguard._engine.blame.tracking import Tracking
 from sockguard._kernel.linux import require_linux
 from sockguard.adapters import births
 from sockguard.adapters.pausing import pause

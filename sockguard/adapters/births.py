@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from sockguard._engine.births import Births
+from sockguard._engine.blame.births import Births
 from sockguard._engine.hooks import Hook, Replacement
 from sockguard._kernel.one_socket import fd_of
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from sockguard._core.leftovers import Leftover, story
-from sockguard._engine.judging import Judge
-from sockguard._engine.tracking import Tracking
-from sockguard._engine.verdicts import Charge
+from sockguard._engine.blame.judging import Judge
+from sockguard._engine.blame.tracking import Tracking
+from sockguard._engine.blame.verdicts import Charge
 from sockguard.pytest_plugin.owners import PytestOwner, TestOwner
 from sockguard.pytest_plugin.phases import Phases
 from sockguard.pytest_plugin.records import Records

@@ -6,9 +6,9 @@ from types import TracebackType
 from typing import Self
 
 from sockguard._core.leftovers import Leftover
-from sockguard._engine.births import Moment
-from sockguard._engine.judging import Judge
-from sockguard._engine.ledger import Owner
+from sockguard._engine.blame.births import Moment
+from sockguard._engine.blame.judging import Judge
+from sockguard._engine.blame.ledger import Owner
 from sockguard.testing import GRACE, SocketLeakError, begin_tracking, end_tracking
 
 __all__ = ["SocketLeakGuard"]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sockguard._engine.ledger import Owner
+from sockguard._engine.blame.ledger import Owner
 from sockguard.pytest_plugin.settings import Terms
 
 __all__ = ["FixtureOwner", "PytestOwner", "TestOwner"]

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from sockguard._engine.births import Moment
-from sockguard._engine.tracking import Tracking
+from sockguard._engine.blame.births import Moment
+from sockguard._engine.blame.tracking import Tracking
 from sockguard.pytest_plugin.owners import FixtureOwner, TestOwner
 from sockguard.pytest_plugin.settings import Settings, Terms, terms_of
 

@@ -6,7 +6,7 @@ import socket
 import pytest
 
 from loopback import connect, inode_of
-from sockguard._engine.births import Births
+from sockguard._engine.blame.births import Births
 from sockguard.adapters.births import hooks
 from sockguard.adapters.wrapping import Wrappings
 

@@ -8,9 +8,9 @@ import socket
 import pytest
 
 from loopback import connect, inode_of, listen
-from sockguard._engine.belonging import give_to_owners, is_of_loop
-from sockguard._engine.births import Moment
-from sockguard._engine.ledger import Ledger, Owner
+from sockguard._engine.blame.belonging import give_to_owners, is_of_loop
+from sockguard._engine.blame.births import Moment
+from sockguard._engine.blame.ledger import Ledger, Owner
 
 KEPT = []
 

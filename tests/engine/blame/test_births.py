@@ -5,7 +5,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 from loopback import inode_of
-from sockguard._engine.births import Births, Moment, is_internal
+from sockguard._engine.blame.births import Births, Moment, is_internal
 
 
 def opened(births):

@@ -12,8 +12,8 @@ from typing import NamedTuple
 from sockguard._core.facts import Holder
 from sockguard._core.leaks import Cause, Leak, find_leaks
 from sockguard._core.leftovers import Leftover, LeftoverCause, Sketch
-from sockguard._engine.births import Birth, Call, Death
-from sockguard._engine.ledger import IN_CHILD, Owner, Suspect
+from sockguard._engine.blame.births import Birth, Call, Death
+from sockguard._engine.blame.ledger import IN_CHILD, Owner, Suspect
 from sockguard._engine.referrers import held_by
 from sockguard._engine.sites import Frame, Site, is_application, line_of, place
 from sockguard._kernel.linux import look_at_self

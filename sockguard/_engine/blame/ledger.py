@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from sockguard._core.facts import LEAK_STATES, Holder
 from sockguard._core.leftovers import Sketch
-from sockguard._engine.births import Birth, Births, Death, Moment
+from sockguard._engine.blame.births import Birth, Births, Death, Moment
 from sockguard._kernel.own_fds import read_fd_count
 from sockguard._kernel.own_sockets import find_holders_among_children, has_children, read_descriptors, sketch_descriptor
 from sockguard._kernel.standing import Standing

@@ -14,8 +14,8 @@ from types import CellType, FunctionType, MethodDescriptorType, ModuleType
 from typing import Any
 
 from sockguard._engine.attributes import module_of
-from sockguard._engine.births import Birth, Moment
-from sockguard._engine.ledger import Ledger, Owner, Suspect
+from sockguard._engine.blame.births import Birth, Moment
+from sockguard._engine.blame.ledger import Ledger, Owner, Suspect
 from sockguard._kernel.own_sockets import read_inode, sketch_descriptor
 
 __all__ = ["give_to_owners", "is_of_loop", "transports"]

@@ -6,8 +6,8 @@ import pytest
 
 from children import start_child
 from loopback import connect, inode_of, listen, vanished_peer
-from sockguard._engine.births import Death, Moment
-from sockguard._engine.ledger import Ledger, Owner
+from sockguard._engine.blame.births import Death, Moment
+from sockguard._engine.blame.ledger import Ledger, Owner
 
 
 @pytest.fixture

@@ -4,10 +4,10 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from sockguard._engine.belonging import give_to_owners, left_by_clients
-from sockguard._engine.ledger import Ledger, Owner, Suspect
-from sockguard._engine.queues import Queues
-from sockguard._engine.verdicts import Charge, charge_deaths, charge_queued, charge_suspects
+from sockguard._engine.blame.belonging import give_to_owners, left_by_clients
+from sockguard._engine.blame.ledger import Ledger, Owner, Suspect
+from sockguard._engine.blame.queues import Queues
+from sockguard._engine.blame.verdicts import Charge, charge_deaths, charge_queued, charge_suspects
 from sockguard._kernel.own_sockets import is_alone
 
 if TYPE_CHECKING:

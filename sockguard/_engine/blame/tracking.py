@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from sockguard._core.leftovers import Leftover, Sketch
-from sockguard._engine.belonging import is_of_loop
-from sockguard._engine.births import Birth, Death, Moment
-from sockguard._engine.judging import Judge
-from sockguard._engine.ledger import Ledger, Owner
-from sockguard._engine.queues import Queues
+from sockguard._engine.blame.belonging import is_of_loop
+from sockguard._engine.blame.births import Birth, Death, Moment
+from sockguard._engine.blame.judging import Judge
+from sockguard._engine.blame.ledger import Ledger, Owner
+from sockguard._engine.blame.queues import Queues
 from sockguard._kernel.own_fds import read_all_sockets
 from sockguard._kernel.own_sockets import fd_of, read_inode, sketch_descriptor
 

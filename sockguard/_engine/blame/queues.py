@@ -3,8 +3,8 @@
 import select
 
 from sockguard._core.leaks import Cause, Leak
-from sockguard._engine.ledger import Ledger
-from sockguard._engine.verdicts import find_sick
+from sockguard._engine.blame.ledger import Ledger
+from sockguard._engine.blame.verdicts import find_sick
 from sockguard._kernel.own_sockets import sketch_descriptor
 
 __all__ = ["Queues"]
