@@ -13,9 +13,10 @@ import pytest
 
 import sockguard._process as process
 from sockguard._engine.current import current_guard
+from sockguard._engine.transports import fd_of_transport
 from sockguard._kernel.backend import KERNEL_KEEPS_BOOKS
 from sockguard.adapters.loops import group as loop_group
-from sockguard.adapters.loops.members import Member, fd_of_transport
+from sockguard.adapters.loops.members import Member
 
 __all__ = [
     "EACH_LOOP",

@@ -70,6 +70,13 @@ class Address(NamedTuple):
         return self
 
 
+class Names(NamedTuple):
+    """Both ends of a socket: addresses, of a Unix socket paths; None for one that is not known."""
+
+    local: Address | str | None
+    remote: Address | str | None
+
+
 class TcpInfo(NamedTuple):
     """The part of `struct tcp_info` (include/uapi/linux/tcp.h) that decisions use.
 

@@ -7,12 +7,12 @@ from typing import Any
 from sockguard._core.causes import Cause
 from sockguard._core.decide import Action, Reason, Verdict
 from sockguard._core.events import Event, EventName, make_event
-from sockguard._core.facts import Holder, SocketFacts, TcpState
+from sockguard._core.facts import Holder, Names, SocketFacts, TcpState
 from sockguard._core.inference import Side, age_of
 from sockguard._core.leaks import Leak, find_leaks
 from sockguard._core.policy import Policy
 from sockguard._engine.pressure import DescriptorWatch, StuckQueue
-from sockguard._engine.record import Names, Record
+from sockguard._engine.record import Record
 from sockguard._engine.stalls import Stall
 from sockguard._kernel.linux import look_at_self
 from sockguard.errors import SockguardError

@@ -33,11 +33,6 @@ class ClausesBook:
         self.usual = _read(policy)
         self._others: dict[int, Clauses] = {}
 
-    @property
-    def n_others(self) -> int:
-        """How many it keeps beside the usual ones."""
-        return len(self._others)
-
     def of(self, record: Record) -> Clauses:
         """Gives the clauses of a connection."""
         policy = record.policy_or(self.usual.policy)

@@ -5,35 +5,20 @@ has is a connection that it can shut down, which works on blocked loops, blocked
 greenlets and forked children alike, and an owner that it can ask.
 """
 
-import _socket
 from collections.abc import Callable
-from typing import Any
 
 from sockguard._core.connection import Connection
 from sockguard._core.decide import Action, Verdict, decide
-from sockguard._core.facts import Address
 from sockguard._core.policy import Policy
 from sockguard._engine.ladder import Ladder, history, let_go, or_let_go, spare_if_it_moved
-from sockguard._engine.record import Names, Record
+from sockguard._engine.record import Record
 from sockguard._kernel.activity import read_activity
 from sockguard._kernel.borrow import Borrower, Gone
 from sockguard._kernel.disconnect import reset
 from sockguard._kernel.eof import is_eof_unread
+from sockguard._kernel.names import read_names
 
 __all__ = ["Enforcer"]
-
-
-def _read_names(sock: _socket.socket) -> Names:
-    """Reads both addresses; None for what the kernel does not tell any more."""
-    return Names(_name(sock.getsockname), _name(sock.getpeername))
-
-
-def _name(read: Callable[[], Any]) -> Address | None:
-    try:
-        host, port = read()[:2]
-    except OSError:
-        return None
-    return Address(str(host).partition("%")[0], int(port)).unmapped
 
 
 class Enforcer:
@@ -67,7 +52,7 @@ class Enforcer:
             record.connection = connection
             verdict = or_let_go(decide(connection, policy, now), record)
             if record.names is None and (connection.is_hung_up or verdict.action is not Action.KEEP):
-                record.names = _read_names(sock)
+                record.names = read_names(sock)
             if verdict.action is not Action.KEEP:
                 self._ladder.take(record, verdict, sock, policy)
         if record.terms is not None and record.is_ended_by_guard:

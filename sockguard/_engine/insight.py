@@ -20,7 +20,7 @@ from sockguard._engine.stalls import StallWatch, where_is
 from sockguard._engine.transports import find_transport
 from sockguard._kernel.linux import look_at_self
 from sockguard._kernel.natives import monotonic
-from sockguard._kernel.one_socket import read_cookie
+from sockguard._kernel.one_socket import find_cookie
 
 __all__ = ["Insight"]
 
@@ -60,11 +60,11 @@ class Insight:
         stalled = self._stalled()
         search_until = self._clock() + MAX_SEARCH
         for record in sorted(self._registry.records(), key=lambda record: record.is_hung_up, reverse=True):
-            cookie = record.cookie or _cookie_of(record())
+            cookie = record.cookie or find_cookie(record())
             if cookie is not None:
                 found[cookie] = self._known(record, stalled, search_until)
         for ref, _, _, _, site, _ in list(self._registry.opened):  # since the last tick
-            if (cookie := _cookie_of(ref())) is not None:
+            if (cookie := find_cookie(ref())) is not None:
                 found[cookie] = Known(created_at=site.frames())
         return found
 
@@ -129,14 +129,6 @@ def _owners(record: Record) -> tuple[Any, Any, int | None]:
     if loop is not None:
         return find_transport(record, loop), None, thread_id
     return None, owner if record.has_object else None, thread_id
-
-
-def _cookie_of(owner: Any) -> int | None:
-    """Reads the cookie of a socket object; None if it is closed, or no socket."""
-    try:
-        return read_cookie(owner)
-    except (AttributeError, OSError, TypeError):
-        return None
 
 
 def _plain(value: object) -> object:

@@ -8,16 +8,16 @@ original, `detach()` hands it on. So death is only a reason to ask for the cooki
 import sys
 import weakref
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 from sockguard._core.connection import Connection
 from sockguard._core.decide import Verdict
-from sockguard._core.facts import Address
+from sockguard._core.facts import Names
 from sockguard._core.policy import Policy
 from sockguard._engine.sites import Site
 from sockguard._engine.terms import Terms
 
-__all__ = ["LoopRef", "Names", "Record", "running_loop", "stranger"]
+__all__ = ["LoopRef", "Record", "running_loop", "stranger"]
 
 
 class LoopRef:
@@ -33,13 +33,6 @@ class LoopRef:
         self.answered_at = 0.0
         self.stalled_at: float | None = None
         """Since when it gives none, if that was reported."""
-
-
-class Names(NamedTuple):
-    """Both ends of a connection."""
-
-    local: Address | None
-    remote: Address | None
 
 
 class Record(weakref.ref[Any]):

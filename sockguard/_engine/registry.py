@@ -18,7 +18,8 @@ from typing import Any
 from sockguard._engine.record import LoopRef, Record, stranger
 from sockguard._engine.sites import Site
 from sockguard._engine.terms import Terms
-from sockguard._kernel.one_socket import fd_of, read_cookie
+from sockguard._engine.transports import fd_of_transport
+from sockguard._kernel.one_socket import fd_of, find_cookie
 
 __all__ = ["Entry", "Registry"]
 
@@ -67,7 +68,7 @@ class Registry:
                 self._agree_anew(old, terms)
                 return
             self._displaced.append(old)
-        if terms is None and old is not None and old.cookie is not None and old.cookie == _cookie_of(owner):
+        if terms is None and old is not None and old.cookie is not None and old.cookie == find_cookie(owner):
             terms = old.terms  # handed on, as by `SSLContext.wrap_socket`: what was said of it still holds
         if owner is None or (given_fd >= 0 and not _is_at(owner, fd)):
             record = stranger(fd, None, now, is_server=is_server)
@@ -136,7 +137,7 @@ class Registry:
         """Takes note, in the parent, that a child may hold what is open now; and by which cookie it is to be known."""
         self.enlist(now)
         for record in self._new:
-            record.cookie = record.cookie or _cookie_of(record())
+            record.cookie = record.cookie or find_cookie(record())
         self._forked_at = now
 
     def after_fork_in_child(self) -> None:
@@ -149,13 +150,6 @@ class Registry:
         self._new.clear()
 
 
-def _cookie_of(owner: Any) -> int | None:
-    try:
-        return read_cookie(owner)
-    except (AttributeError, OSError, TypeError):
-        return None  # closed, or no socket
-
-
 def _with_its_beginning(first: Entry | None, entry: Entry) -> Entry:
     """Keeps of one that was announced twice who opened it, on which loop and where; the terms are the later ones."""
     if first is None or first[0] is not entry[0]:  # the same owner has the same reference
@@ -166,10 +160,7 @@ def _with_its_beginning(first: Entry | None, entry: Entry) -> Entry:
 def _fd_of(transport: Any) -> int:
     """Tells the descriptor of a transport; -1 if it has none any more, or is none."""
     try:
-        if transport is None or transport.is_closing():
-            return -1
-        sock = transport.get_extra_info("socket")
-        return -1 if sock is None else int(sock.fileno())
+        return -1 if transport is None or transport.is_closing() else fd_of_transport(transport)
     except Exception:  # noqa: BLE001 - code of whatever library, and one must not keep the others from being enlisted
         return -1
 

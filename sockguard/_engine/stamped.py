@@ -15,18 +15,17 @@ it is announced anew. Price: one that never moves again in either of them stays 
 import _socket
 import contextlib
 import socket
-from collections.abc import Callable
 from typing import Any
 
 from sockguard._core.connection import Activity, Connection
 from sockguard._core.decide import Action, decide, next_at
-from sockguard._core.facts import Address
 from sockguard._core.policy import Policy
 from sockguard._engine.announcer import Announcer
 from sockguard._engine.ladder import Ladder, history, let_go, or_let_go, spare_if_it_moved
-from sockguard._engine.record import Names, Record
+from sockguard._engine.record import Record
 from sockguard._engine.stamped_records import StampedRecord, StampedRecords
 from sockguard._kernel.keepalive import apply_keepalive
+from sockguard._kernel.names import read_names
 from sockguard._kernel.one_socket import fd_of
 from sockguard._kernel.portable import is_connected, read_queue, read_stamps
 
@@ -127,7 +126,7 @@ class StampedSweep:
         record.connection = connection = spare_if_it_moved(connection, record)
         verdict = or_let_go(decide(connection, policy, self._now), record)
         if record.names is None and (connection.is_hung_up or verdict.action is not Action.KEEP):
-            record.names = _read_names(sock)
+            record.names = read_names(sock)
         if verdict.action is not Action.KEEP:
             self._ladder.take(record, verdict, _Handle(sock), policy)
         if record.is_ended_by_guard:
@@ -155,10 +154,8 @@ class _Handle:
     __slots__ = ("setsockopt", "shutdown")
 
     def __init__(self, sock: Any) -> None:
-        self.setsockopt: Callable[..., object] = sock.setsockopt
-        self.shutdown: Callable[[int], object] = (
-            _Raw.shutdown.__get__(sock) if isinstance(sock, _Raw) else sock.shutdown
-        )
+        self.setsockopt = sock.setsockopt
+        self.shutdown = _Raw.shutdown.__get__(sock) if isinstance(sock, _Raw) else sock.shutdown
 
 
 def _end_orderly(handle: _Handle) -> None:
@@ -216,18 +213,3 @@ def _buffered(owner: Any) -> int:
         return 0 if get is None else int(get())
     except Exception:  # noqa: BLE001 - code of whatever library, asked from a thread that is not the loop's
         return 0
-
-
-def _read_names(sock: Any) -> Names:
-    """Reads both addresses; of a Unix socket the path, None for one that has none."""
-    return Names(_read_name(sock.getsockname), _read_name(sock.getpeername))
-
-
-def _read_name(read: Callable[[], Any]) -> Any:
-    try:
-        name = read()
-    except OSError:
-        return None
-    if isinstance(name, tuple):
-        return Address(str(name[0]).partition("%")[0], int(name[1])).unmapped
-    return (name.decode(errors="replace") if isinstance(name, bytes) else name) or None

@@ -12,23 +12,29 @@ from typing import Any
 
 from sockguard._engine.record import Record
 
-__all__ = ["ask_to_abort", "find_transport"]
+__all__ = ["ask_to_abort", "fd_of_transport", "find_transport", "socket_of"]
 
 
 def find_transport(record: Record, loop: Any) -> Any:
     """Finds the transport that owns a connection now; None if there is none. On the loop's thread only."""
     owner = record()
     if hasattr(owner, "get_extra_info"):
-        return owner if _fd_of(owner) == record.fd else None
+        return owner if fd_of_transport(owner) == record.fd else None
     transport = getattr(loop, "_transports", {}).get(record.fd)
-    return transport if transport is not None and _fd_of(transport) == record.fd else None
+    return transport if transport is not None and fd_of_transport(transport) == record.fd else None
 
 
-def _fd_of(transport: Any) -> int:
+def socket_of(transport: Any) -> Any:
+    """Gives what a transport gives as its socket; None if it has none any more, or is none."""
     try:
-        sock = transport.get_extra_info("socket")
-    except AttributeError:  # asyncio's TLS transport, closed twice
-        return -1
+        return None if transport is None else transport.get_extra_info("socket")
+    except AttributeError:  # a protocol; or asyncio's TLS transport that was closed twice
+        return None
+
+
+def fd_of_transport(transport: Any) -> int:
+    """Tells the descriptor of a transport; -1 if it is closed."""
+    sock = socket_of(transport)
     return -1 if sock is None else int(sock.fileno())
 
 

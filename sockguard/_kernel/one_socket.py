@@ -8,13 +8,13 @@ import _socket
 import os
 import socket
 import sys
-from typing import Protocol
+from typing import Any, Protocol
 
 from sockguard._core.facts import Address, SocketFacts, TcpState
 from sockguard._kernel.tcp_info import read_tcp_info
 from sockguard._kernel.unread import count_unread
 
-__all__ = ["fd_of", "read_cookie", "read_facts", "read_unread"]
+__all__ = ["fd_of", "find_cookie", "read_cookie", "read_facts", "read_unread"]
 
 SO_COOKIE = 57
 """asm-generic/socket.h (Linux 4.12); Python has no name for it. SPARC and PA-RISC have other numbers."""
@@ -45,6 +45,14 @@ def read_cookie(sock: _socket.socket) -> int:
         OSError: The descriptor is closed.
     """
     return int.from_bytes(sock.getsockopt(socket.SOL_SOCKET, SO_COOKIE, 8), sys.byteorder)
+
+
+def find_cookie(owner: Any) -> int | None:  # noqa: ANN401 - anything, that is the point
+    """Reads SO_COOKIE of whatever owns a connection; None if that is closed, or is no socket."""
+    try:
+        return read_cookie(owner)
+    except (AttributeError, OSError, TypeError):
+        return None
 
 
 def read_facts(sock: _socket.socket, *, netns: int = 0) -> SocketFacts | None:

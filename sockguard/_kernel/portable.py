@@ -38,7 +38,7 @@ try:
 except ImportError:  # Windows
     pass
 
-__all__ = ["ENDS_IT", "is_connected", "is_over", "read_queue", "read_stamps"]
+__all__ = ["ENDS_IT", "is_connected", "read_queue", "read_stamps"]
 
 ENDS_IT = frozenset({errno.ECONNRESET, errno.ECONNABORTED, errno.ETIMEDOUT, errno.ENETRESET})
 """Errors of a call on a connection after which it is over for good. EPIPE is none: it also comes after our own
@@ -192,12 +192,3 @@ def is_connected(sock: SocketLike) -> bool:
             return False
         raise
     return True
-
-
-def is_over(sock: SocketLike, books: Books) -> bool:
-    """Tells whether the peer has hung up and left nothing to read; False if it cannot be told."""
-    try:
-        activity = read_stamps(sock, books, 0.0)
-    except (OSError, ValueError):
-        return False
-    return activity.state in (_CLOSE, _CLOSE_WAIT) and activity.unread == 0

@@ -263,7 +263,16 @@ def test_program_that_is_not_there(tmp_path, words):
     assert (ours.status in (1, 2), ours) == (True, theirs)
 
 
+@pytest.fixture
+def _not_ignored(number):
+    """A child inherits what is ignored: SIGINT and SIGQUIT in the background of a shell, SIGHUP below nohup."""
+    before = signal.signal(number, signal.SIG_DFL)
+    yield
+    signal.signal(number, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
+@pytest.mark.usefixtures("_not_ignored")
 def test_dies_of_a_signal_as_python_does(tmp_path, number):
     """A signal from outside ends a waiting program in the same way, with the same last words."""
     (tmp_path / "program.py").write_text("import time\nprint('ready', flush=True)\ntime.sleep(60)\n")

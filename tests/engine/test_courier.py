@@ -43,9 +43,12 @@ class Gate:
 
 
 @pytest.fixture(autouse=True)
-def _begin_without_a_thread():
-    """Each test begins when the thread of the one before has ended, for Python and for the system."""
-    eventually(lambda: not threads_of_ours() and n_system_threads() <= threading.active_count())
+def _ends_with_its_threads():
+    """Each test ends when its threads have, for Python and for the system. Those of libuv, once used, stay."""
+    eventually(lambda: not threads_of_ours())
+    before = n_system_threads()
+    yield
+    eventually(lambda: not threads_of_ours() and n_system_threads() <= before)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import os
 import socket
 import subprocess
+import sys
 
 import pytest
 
@@ -120,8 +121,12 @@ def test_grandchildren_are_found():
     """Whoever has it, however deep below."""
     with socket.socket() as sock:
         inode = inode_of(sock)
-        script = f"sleep 100 & echo $!; exec {sock.fileno()}>&-; wait"
-        process = subprocess.Popen(["sh", "-c", script], pass_fds=[sock.fileno()], stdout=subprocess.PIPE, text=True)
+        fd = sock.fileno()
+        script = (
+            f"import os, subprocess\nchild = subprocess.Popen(['sleep', '100'], pass_fds=[{fd}])\n"
+            f"os.close({fd})\nprint(child.pid, flush=True)\nchild.wait()"
+        )
+        process = subprocess.Popen([sys.executable, "-c", script], pass_fds=[fd], stdout=subprocess.PIPE, text=True)
         pid = int(process.stdout.readline())
         try:
             assert inode in eventually(lambda: find_holders_among_children({inode}))

@@ -18,7 +18,7 @@ from sockguard._core.policy import Keepalive
 from sockguard._kernel import keepalive, portable
 from sockguard._kernel.activity import read_activity
 from sockguard._kernel.keepalive import apply_keepalive
-from sockguard._kernel.portable import ENDS_IT, is_connected, is_over, read_queue, read_stamps
+from sockguard._kernel.portable import ENDS_IT, is_connected, read_queue, read_stamps
 from waiting import eventually
 
 ESTABLISHED, CLOSE, CLOSE_WAIT = 1, 7, 8
@@ -164,7 +164,7 @@ def test_a_reset_is_told_and_stays_for_the_application_to_hear_of(kind):
         vanish(kind, sock, peer)
         eventually(lambda: ours.stamps.state == CLOSE)
         for _ in range(3):
-            assert (ours.stamps.state, is_over(sock, ours.books)) == (CLOSE, True)
+            assert ours.stamps.state == CLOSE
         with pytest.raises(ConnectionResetError):
             ours.recv(1)
         assert ours.stamps.state == CLOSE
@@ -187,22 +187,6 @@ def test_where_the_system_does_not_tell_a_failed_call_does():
         ours = Wrapper(sock)
         ours.books.failed(1.0)
         assert ours.stamps.state == CLOSE
-
-
-@KINDS
-def test_is_over_only_when_nothing_is_left_to_read(kind):
-    """As for the kernel's books: what the peer sent before it hung up is the application's."""
-    with pair(kind) as (sock, peer):
-        ours = Wrapper(sock)
-        assert not is_over(sock, ours.books)
-        peer.sendall(b"precious")
-        peer.close()
-        eventually(lambda: ours.stamps.state == CLOSE_WAIT)
-        assert not is_over(sock, ours.books)
-        ours.recv(99)
-        assert is_over(sock, ours.books)
-        sock.close()
-        assert not is_over(sock, ours.books)
 
 
 # --- Movement ---

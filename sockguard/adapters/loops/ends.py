@@ -17,9 +17,10 @@ from typing import Any
 
 from sockguard._core.policy import Policy
 from sockguard._engine.guard import Guard
+from sockguard._engine.transports import fd_of_transport, socket_of
 from sockguard._kernel.natives import monotonic
 from sockguard._kernel.one_socket import read_unread
-from sockguard.adapters.loops.members import Member, fd_of_transport, socket_of
+from sockguard.adapters.loops.members import Member
 
 __all__ = ["Ender"]
 

@@ -14,9 +14,10 @@ from sockguard._engine.guard import Guard
 from sockguard._engine.handle import GuardedConnection
 from sockguard._engine.sites import Site
 from sockguard._engine.terms import Terms, make_terms
+from sockguard._engine.transports import socket_of
 from sockguard.adapters.loops.ends import Ender
 from sockguard.adapters.loops.heart import LoopHeart
-from sockguard.adapters.loops.members import Member, Members, socket_of
+from sockguard.adapters.loops.members import Member, Members
 from sockguard.adapters.loops.proxies import proxy_for, stamp_sends
 
 __all__ = ["LoopGroup", "find_connection"]

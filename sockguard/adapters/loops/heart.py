@@ -19,9 +19,10 @@ from typing import Any
 
 from sockguard._core.heartbeat import BeatState, Heart
 from sockguard._engine.guard import Guard
+from sockguard._engine.transports import socket_of
 from sockguard._kernel.natives import monotonic
 from sockguard._kernel.one_socket import read_unread
-from sockguard.adapters.loops.members import Member, socket_of
+from sockguard.adapters.loops.members import Member
 from sockguard.adapters.loops.proxies import hears, proxy_for, real_protocol
 
 __all__ = ["LATE", "LoopHeart"]

@@ -22,8 +22,9 @@ from typing import Any
 from sockguard._engine.guard import Guard
 from sockguard._engine.handle import GuardedConnection
 from sockguard._engine.terms import Terms
+from sockguard._engine.transports import fd_of_transport, socket_of
 
-__all__ = ["Member", "Members", "fd_of_transport", "socket_of"]
+__all__ = ["Member", "Members"]
 
 
 class StandIn:
@@ -146,17 +147,3 @@ class Members:
 
 def _socket_at(transport: Callable[[], Any]) -> Any:
     return socket_of(transport())
-
-
-def socket_of(transport: Any) -> Any:
-    """Gives what a transport gives as its socket; None if it has none any more, or is none."""
-    try:
-        return None if transport is None else transport.get_extra_info("socket")
-    except AttributeError:  # a protocol; or asyncio's TLS transport that was closed twice
-        return None
-
-
-def fd_of_transport(transport: Any) -> int:
-    """Tells the descriptor of a transport; -1 if it is closed."""
-    sock = socket_of(transport)
-    return -1 if sock is None else int(sock.fileno())

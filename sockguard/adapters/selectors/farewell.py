@@ -10,13 +10,12 @@ import _socket
 import contextlib
 import os
 import socket
-from collections.abc import Callable
 from selectors import SelectorKey
 from typing import Any
 
-from sockguard._core.facts import Address
 from sockguard._core.inference import Side
 from sockguard._engine.record import Record
+from sockguard._kernel.names import read_names
 from sockguard._kernel.one_socket import fd_of, read_cookie
 from sockguard._kernel.pidfd import borrow_socket
 
@@ -64,20 +63,9 @@ def _shut_down(fd: int, cookie: int | None) -> bool:
 
 def describe(sock: _socket.socket, record: Record | None) -> dict[str, Any]:
     """Gives the fields of an event that say which connection it is."""
-    fields: dict[str, Any] = {"local": _name(sock.getsockname), "remote": _name(sock.getpeername)}
+    fields: dict[str, Any] = read_names(sock)._asdict()
     if record is not None:
         fields["site"], fields["cookie"] = record.site, record.cookie
         fields["side"] = Side.SERVER if record.is_server else Side.CLIENT
         fields["created_at"] = record.site.frames() if record.site is not None else None
     return fields
-
-
-def _name(read: Callable[[], Any]) -> object:
-    """Reads an address; None for what the kernel does not tell any more."""
-    try:
-        name = read()
-    except OSError:
-        return None
-    if not isinstance(name, tuple):
-        return os.fsdecode(name) or "unix"
-    return Address(str(name[0]).partition("%")[0], int(name[1])).unmapped

@@ -10,7 +10,8 @@ import pytest
 from guarded import driven
 from sockguard._core.policy import Policy
 from sockguard._engine.terms import Terms
-from sockguard.adapters.loops.members import Member, Members, fd_of_transport, socket_of
+from sockguard._engine.transports import fd_of_transport, socket_of
+from sockguard.adapters.loops.members import Member, Members
 
 
 class Transport:
