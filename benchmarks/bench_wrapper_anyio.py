@@ -1,50 +1,28 @@
 """What do guarded streams of anyio cost, against bare ones? Echo servers on asyncio, uvloop and trio.
 
-The servers differ in nothing but where `create_tcp_listener` comes from, and its policy. What is
-measured of messages and how is as in `bench_guard_data_path.py`; besides, connections of one
-message each, which is where wrapping and closing count.
+The servers differ in nothing but where `create_tcp_listener` comes from, and its policy. Besides messages,
+connections of one message each are measured, which is where wrapping and closing count.
 """
 
-import contextlib
 import importlib.util
-import statistics
-from collections.abc import Callable, Iterator
-from itertools import chain
-from typing import NamedTuple
+from collections.abc import Iterator
 
+import duel
 from harness import Bar, Section
-from load import churn, connections, ping_pong
-from ratios import Options, Ratio, Sample, finish, median_verdict, options, pairs, ratio_of, take_turns
-from sides import BARE, GUARDED, Server, Side, serving
+from ratios import Options, finish, options
 
 SCRIPT = "echo_anyio.py"
 BACKENDS = ("asyncio", "uvloop", "trio")
-SIZES = {"64 B": 64, "16 KiB": 16384}
 CROWDS = (1, 100)
 CHURN = "connections"
 LIMIT = 0.98
-TURN, CHURN_TURN, WARM_UP = 0.06, 0.2, 0.03
-"""Seconds, as in `bench_guard_data_path.py`."""
+CHURN_TURN = 0.2
+"""Seconds of a turn of connections that come and go."""
 AT_ONCE = 20
 N_GENERATIONS = 24
 
-Samples = dict[str, list[Sample]]
-Turn = Callable[[str], Sample]
-
-
-class Cell(NamedTuple):
-    """One combination of back end, what is counted, and number of connections."""
-
-    backend: str
-    what: str
-    n_connections: int
-
-    def __str__(self) -> str:
-        return f"{self.backend}, {self.what}, {self.n_connections:,}"
-
-
-Outcome = dict[Cell, list[Samples]]
-"""Cell -> what the turns of each generation have shown."""
+Outcome = dict[tuple[str, str, int], duel.Generations]
+"""Back end, what is counted, number of connections -> what the turns of each generation have shown."""
 
 
 def measure(asked: Options) -> Outcome:
@@ -55,94 +33,42 @@ def measure(asked: Options) -> Outcome:
         print(f"    SKIPPED: {name} is not installed", flush=True)
     for number in range(asked.pick(N_GENERATIONS, 6)):
         for backend in backends:
-            for cell, samples in one_generation(backend, number, asked):
-                outcome.setdefault(cell, []).append(samples)
+            one_generation(backend, number, asked, outcome)
         print(f"    generation {number + 1} of servers is done", flush=True)
     return outcome
 
 
-def one_generation(backend: str, number: int, asked: Options) -> Iterator[tuple[Cell, Samples]]:
+def one_generation(backend: str, number: int, asked: Options, outcome: Outcome) -> None:
     """Starts both servers on one back end, and measures all of its cells."""
-    sides = [BARE, Side(GUARDED, (), () if asked.against_itself else ("--guarded",))]
-    with contextlib.ExitStack() as stack:
-        order = sides if number % 2 else sides[::-1]
-        servers = {side.name: stack.enter_context(serving(side, SCRIPT, backend)) for side in order}
-        for size, n_connections in ((size, crowd) for size in SIZES for crowd in asked.pick(CROWDS, CROWDS[1:])):
-            yield Cell(backend, size, n_connections), messages(servers, SIZES[size], n_connections, number)
-        yield Cell(backend, CHURN, AT_ONCE), take_turns([BARE.name, GUARDED], churning(servers), number)
-
-
-def messages(servers: dict[str, Server], size: int, n_connections: int, number: int) -> Samples:
-    """Connects to both sides, and lets them take turns."""
-    payload = b"x" * size
-    with contextlib.ExitStack() as stack:
-        socks = {
-            name: stack.enter_context(connections(server.address, n_connections)) for name, server in servers.items()
-        }
-        for name in servers:
-            ping_pong(socks[name], payload, WARM_UP)
-        turn = timed(servers, lambda name: ping_pong(socks[name], payload, TURN))
-        return take_turns([BARE.name, GUARDED], turn, number)
-
-
-def churning(servers: dict[str, Server]) -> Turn:
-    """Makes the turn that counts connections."""
-    return timed(servers, lambda name: churn(servers[name].address, b"x" * 64, CHURN_TURN, AT_ONCE))
-
-
-def timed(servers: dict[str, Server], work: Callable[[str], tuple[int, float]]) -> Turn:
-    """Adds the server's CPU time to what a turn counts."""
-
-    def turn(name: str) -> Sample:
-        cpu_before = servers[name].cpu_seconds()
-        n_done, elapsed = work(name)
-        return Sample(n_done / elapsed, (servers[name].cpu_seconds() - cpu_before) / n_done * 1e6)
-
-    return turn
-
-
-def ratios_of(cells: list[list[Samples]], field: str = "per_second") -> Ratio:
-    """Compares the sides over some cells together."""
-    each = [[pairs(samples, GUARDED, BARE.name, field) for samples in generations] for generations in cells]
-    return ratio_of([list(chain(*same)) for same in zip(*each, strict=True)])
-
-
-def row_of(cell: Cell, generations: list[Samples]) -> list[str | float]:
-    """Makes the line of a cell."""
-    bare = [sample for samples in generations for sample in samples[BARE.name]]
-    ratio = ratios_of([generations])
-    return [
-        str(cell),
-        statistics.median(sample.per_second for sample in bare),
-        statistics.median(sample.cpu_us for sample in bare),
-        *ratio,
-        median_verdict(ratio, LIMIT),
-        ratios_of([generations], "per_cpu_second").median,
-    ]
+    with duel.both_serving(asked, number, SCRIPT, backend) as servers:
+        for size, n in [(size, n) for size in duel.SIZES for n in asked.pick(CROWDS, CROWDS[1:])]:
+            outcome.setdefault((backend, size, n), []).append(duel.messages(servers, size, n, number))
+        samples = duel.coming_and_going(servers, CHURN_TURN, AT_ONCE, number)
+        outcome.setdefault((backend, CHURN, AT_ONCE), []).append(samples)
 
 
 def bars_of(outcome: Outcome) -> Iterator[Bar]:
     """Judges each back end by all of its cells of messages together."""
     for backend in BACKENDS:
-        cells = [each for cell, each in outcome.items() if cell.backend == backend and cell.what != CHURN]
+        cells = [each for cell, each in outcome.items() if cell[0] == backend and cell[1] != CHURN]
         if cells:
-            together = ratios_of(cells)
-            bar = together.bar(f"anyio on {backend}, messages per second: guarded at least {LIMIT:g} of bare", LIMIT)
-            yield bar._replace(is_met=median_verdict(together, LIMIT) == "met")
+            yield duel.together_bar(f"anyio on {backend}, messages per second", cells, LIMIT)
 
 
 def section_of(outcome: Outcome) -> Section:
     """Makes the table."""
     n_generations = len(next(iter(outcome.values())))
-    columns = ["back end, what, connections", "bare, per second", "bare, us of CPU", "guarded / bare"]
-    columns += ["95 %: from", "to", f"reaches {LIMIT:g}", "by CPU time"]
     notes = [
-        f"Medians of {n_generations} generations of servers, in each two turns of {TURN:g} s per side.",
+        f"Medians of {n_generations} generations of servers, in each two turns of {duel.TURN:g} s a side.",
         f"Connections are made, used for one message, and closed, {AT_ONCE} at once; in turns of {CHURN_TURN:g} s.",
-        "Server and client share one CPU, so the client's time is in the ratio; by CPU time: of the server alone.",
+        duel.ABOUT_CPU,
         "Each bar judges all cells of messages of a back end together.",
     ]
-    rows = [row_of(cell, generations) for cell, generations in outcome.items()]
+    rows = [
+        duel.row_of(f"{backend}, {what}, {n:,}", generations, LIMIT)
+        for (backend, what, n), generations in outcome.items()
+    ]
+    columns = duel.columns_of("back end, what, connections", "per second", LIMIT)
     return Section("Guarded streams of anyio", notes, columns, rows, list(bars_of(outcome)))
 
 

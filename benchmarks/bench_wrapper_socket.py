@@ -1,141 +1,60 @@
 """What does a GuardedSocket cost, against the bare one? Echo servers with a blocking thread for each connection.
 
 The servers differ in nothing but their listener: `sockguard.create_server` in one, `socket.create_server` in the
-other. What is measured of messages and how is as in `bench_guard_data_path.py`.
+other.
 """
 
-import contextlib
-import statistics
 import time
-from itertools import chain
 
-from harness import Bar, Section
-from load import connections, ping_pong
-from ratios import Options, Ratio, Sample, finish, median_verdict, options, pairs, ratio_of, take_turns
-from sides import BARE, GUARDED, Server, Side, serving
+import duel
+from harness import Section
+from ratios import Options, finish, options
 
 SCRIPT = "echo_wrapper.py"
-SIZES = {"64 B": 64, "16 KiB": 16384}
 CROWDS = (1, 10, 100)
 LIMIT, LIMIT_US = 0.97, 4.0
-TURN, WARM_UP = 0.06, 0.03
-"""Seconds, as in `bench_guard_data_path.py`."""
 SETTLE = 1.0
 """Seconds from a server's start to its first turn: a guard begins with looks round that one turn would get all of."""
 N_GENERATIONS = 24
-N_ROUNDS, N_SOCKETS = 4, 500
-"""Rounds of accept() in a generation, and connections in each."""
 
-Cell = tuple[str, int]
-Samples = dict[str, list[Sample]]
-Messages = dict[Cell, list[Samples]]
-Calls = dict[str, list[list[tuple[float, float]]]]
-"""Side -> generations -> microseconds of accept() and of close(), for one connection."""
+Messages = dict[tuple[str, int], duel.Generations]
 
 
-def measure(asked: Options) -> tuple[Messages, Calls]:
+def measure(asked: Options) -> tuple[Messages, duel.Calls]:
     """Measures all, generation by generation."""
-    sides = [BARE, Side(GUARDED, (), () if asked.against_itself else ("--guarded",))]
     messages: Messages = {}
-    calls: Calls = {side.name: [] for side in sides}
+    calls = duel.Calls("accept", n_rounds=4, n_sockets=500)
     for number in range(asked.pick(N_GENERATIONS, 4)):
-        with contextlib.ExitStack() as stack:
-            order = sides if number % 2 else sides[::-1]
-            servers = {side.name: stack.enter_context(serving(side, SCRIPT)) for side in order}
+        with duel.both_serving(asked, number, SCRIPT) as servers:
             time.sleep(SETTLE)
-            for cell in [(size, n) for size in SIZES for n in asked.pick(CROWDS, CROWDS[:1])]:
-                messages.setdefault(cell, []).append(one_cell(servers, cell, number))
-            one_generation_of_calls(servers, calls)
+            for size, n in [(size, n) for size in duel.SIZES for n in asked.pick(CROWDS, CROWDS[:1])]:
+                messages.setdefault((size, n), []).append(duel.messages(servers, size, n, number))
+            calls.time_calls(servers)
         print(f"    generation {number + 1} of servers is done", flush=True)
     return messages, calls
 
 
-def one_cell(servers: dict[str, Server], cell: Cell, number: int) -> Samples:
-    """Connects to both sides, and lets them take turns."""
-    payload, n_connections = b"x" * SIZES[cell[0]], cell[1]
-    with contextlib.ExitStack() as stack:
-        socks = {
-            name: stack.enter_context(connections(server.address, n_connections)) for name, server in servers.items()
-        }
-
-        def turn(name: str) -> Sample:
-            cpu_before = servers[name].cpu_seconds()
-            n_messages, elapsed = ping_pong(socks[name], payload, TURN)
-            return Sample(n_messages / elapsed, (servers[name].cpu_seconds() - cpu_before) / n_messages * 1e6)
-
-        for name in servers:
-            ping_pong(socks[name], payload, WARM_UP)
-        return take_turns([BARE.name, GUARDED], turn, number)
-
-
-def one_generation_of_calls(servers: dict[str, Server], calls: Calls) -> None:
-    """Has both sides accept and close; the first round does not count."""
-    for times in calls.values():
-        times.append([])
-    ports = {name: int(server.ask("port")) for name, server in servers.items()}
-    for number in range(-1, N_ROUNDS):
-        for name in sorted(servers, reverse=bool(number % 2)):
-            with connections(("127.0.0.1", ports[name]), N_SOCKETS):
-                first, second = servers[name].ask(f"accept {N_SOCKETS}").split()
-            if number >= 0:
-                calls[name][-1].append((float(first), float(second)))
-
-
 def messages_section(messages: Messages) -> Section:
     """Makes the table of messages."""
-    rows: list[list[str | float]] = []
-    for (size, n_connections), generations in messages.items():
-        bare = [sample for samples in generations for sample in samples[BARE.name]]
-        ratio, by_cpu = ratios_of([generations])
-        medians = (statistics.median(s.per_second for s in bare), statistics.median(s.cpu_us for s in bare))
-        rows.append([f"{size}, {n_connections:,}", *medians, *ratio, median_verdict(ratio, LIMIT), by_cpu.median])
-    together, by_cpu = ratios_of(list(messages.values()))
-    n_generations = len(next(iter(messages.values())))
-    promise = f"messages per second: GuardedSocket at least {LIMIT:g} of bare"
+    cells = list(messages.values())
+    by_cpu = duel.ratios_of(cells).by_cpu
     notes = [
-        f"Medians of {n_generations} generations of servers, in each two turns of {TURN:g} s a side.",
-        "Server and client share one CPU, so the client's time is in the ratio; by CPU time: of the server alone.",
+        f"Medians of {len(cells[0])} generations of servers, in each two turns of {duel.TURN:g} s a side.",
+        duel.ABOUT_CPU,
         f"By the server's CPU time, all together: {by_cpu.median:.3f} (95 %: {by_cpu.low:.3f} to {by_cpu.high:.3f}).",
     ]
-    columns = ["message, connections", "bare, messages/s", "bare, us of CPU", "guarded / bare", "95 %: from", "to"]
-    columns += [f"reaches {LIMIT:g}", "by CPU time"]
-    bar = together.bar(promise, LIMIT)._replace(is_met=median_verdict(together, LIMIT) == "met")
+    rows = [duel.row_of(f"{size}, {n:,}", generations, LIMIT) for (size, n), generations in messages.items()]
+    bar = duel.together_bar("GuardedSocket, messages per second", cells, LIMIT)
+    columns = duel.columns_of("message, connections", "messages/s", LIMIT)
     return Section("Messages through a GuardedSocket", notes, columns, rows, [bar])
-
-
-def ratios_of(cells: list[list[Samples]]) -> tuple[Ratio, Ratio]:
-    """Compares the sides in messages per second, and per second of CPU time, over some cells together."""
-
-    def ratio(field: str) -> Ratio:
-        each = [[pairs(samples, GUARDED, BARE.name, field) for samples in generations] for generations in cells]
-        return ratio_of([list(chain(*same)) for same in zip(*each, strict=True)])
-
-    return ratio("per_second"), ratio("per_cpu_second")
-
-
-def calls_section(calls: Calls) -> Section:
-    """Makes the table of calls."""
-    rows: list[list[str | float]] = []
-    more: list[Ratio] = []
-    for at, verb in enumerate(("accept", "close")):
-        times = {name: [[pair[at] for pair in each] for each in generations] for name, generations in calls.items()}
-        medians = [statistics.median(chain(*times[name])) for name in (BARE.name, GUARDED)]
-        both = zip(times[GUARDED], times[BARE.name], strict=True)
-        more.append(ratio_of([[a - b for a, b in zip(ours, theirs, strict=True)] for ours, theirs in both]))
-        rows.append([verb, *medians, *more[-1]])
-    first = more[0]
-    bar = Bar(f"accept(): a GuardedSocket takes at most {LIMIT_US:g} us more", *first, " us", first.high <= LIMIT_US)
-    notes = [f"Microseconds for each connection, of {N_SOCKETS} in a row, in {N_ROUNDS} rounds a generation."]
-    return Section(
-        "Calls of a GuardedSocket", notes, ["us", "bare", "guarded", "more", "95 %: from", "to"], rows, [bar]
-    )
 
 
 def main() -> None:
     """Measures all, prints it and writes results/wrapper_socket.json."""
     asked = options()
     messages, calls = measure(asked)
-    finish("wrapper_socket", [messages_section(messages), calls_section(calls)], asked)
+    of_calls = calls.section("Calls of a GuardedSocket", ("accept", "close"), "accept(): a GuardedSocket", LIMIT_US)
+    finish("wrapper_socket", [messages_section(messages), of_calls], asked)
 
 
 if __name__ == "__main__":
