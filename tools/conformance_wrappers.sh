@@ -42,7 +42,7 @@ run_suite() { # SUITE
             echo "There is no suite $1"
             return 2
         fi
-        "$guarded" -P "$shim/$1_shim.py"
+        PYTHONPATH=$shim "$guarded" -P "$shim/$1_shim.py"
         ;;
     esac
 }
