@@ -34,6 +34,7 @@ def test_there_are_examples():
     assert len(EXAMPLES) >= 5
 
 
+@pytest.mark.one_python
 @pytest.mark.parametrize("tool", ["make_causes.py", "make_events.py", "make_policy.py"])
 def test_tables_are_made_from_the_code(tool):
     """The tables of causes, events and policy in `docs/reference/` say what the code says."""

@@ -39,7 +39,7 @@ from netstat import CLOSE_WAIT, ESTABLISHED, FIN_WAIT2, wait_for
 from servers import teach
 from waiting import eventually
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.one_python]
 
 STREAM = """
 import threading

@@ -19,12 +19,14 @@ WRAPPERS = (
     "selectors/test_selector.py",
     "loops/test_opening.py",
     "streams/test_opening.py",
+    "test_endings.py",
 )
 MAX_SHARE_SKIPPED = 0.25
 """Of the tests of a wrapper. Whoever marks a test takes this away from what runs elsewhere."""
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.one_python,
     pytest.mark.timeout(600),
     pytest.mark.skipif(os.environ.get("SOCKGUARD_BACKEND") == "portable", reason="they are run on it already"),
 ]

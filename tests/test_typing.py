@@ -21,6 +21,8 @@ from sockguard import aio
 anyio = pytest.importorskip("sockguard.anyio")
 
 ROOT = Path(__file__).parent.parent
+
+pytestmark = pytest.mark.one_python
 API = Path(__file__).parent / "typing" / "api.py"
 FILES = (API, *sorted((ROOT / "docs" / "examples").glob("*.py")))
 MODULES = {"sockguard": sockguard, "sockguard.aio": aio, "sockguard.anyio": anyio}

@@ -6,7 +6,7 @@ from children import start_child
 from commands import AS_NOBODY, needs_root, refusing, run
 from servers import teach
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.one_python]
 
 DOORS = ["sock_diag netlink", "/proc/net/tcp", "/proc/PID/fd of others", "pidfd_getfd", "SOCK_DESTROY", "setns"]
 KEYS = {"name", "value", "verdict", "reason", "remedy"}

@@ -19,7 +19,7 @@ from sockguard.cli import main
 from sockguard.errors import KernelUnavailable, UsageError
 from waiting import eventually
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.one_python]
 
 COMMANDS = ["run", "report", "states", "reap", "doctor", "demo"]
 NO_SUCH_PID = 2**22 + 1

@@ -20,7 +20,7 @@ from sockguard._kernel.pidfd import borrow_socket
 from sockguard._kernel.proc_pid import read_stat
 from waiting import eventually
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.one_python]
 
 UNREAD = bytes(range(256)) * 40
 

@@ -20,7 +20,7 @@ from netstat import CLOSE_WAIT, rows, wait_for
 from servers import teach
 from sockguard._core.leaks import Cause
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.one_python]
 
 BECOME_NOBODY = """
 import ctypes, os

@@ -10,7 +10,7 @@ from netstat import CLOSE_WAIT, FIN_WAIT2, wait_for
 from servers import teach
 from waiting import eventually
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.one_python]
 
 SERVE = """
 listener = socket.create_server(("127.0.0.1", 0))

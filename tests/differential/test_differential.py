@@ -11,7 +11,7 @@ import pytest
 from differential.runner import Plan, play
 from differential.script import KINDS, expected, make_script
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.one_python]
 
 BROKEN = str(Path(__file__).parent / "broken.py")
 

@@ -5,7 +5,7 @@ import pytest
 from faults.matrix import Result, run_all
 from faults.matrix_rows import ROWS
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.one_python]
 
 CELLS = """
     fin-ignored/threads fin-ignored/streams fin-ignored/uvloop fin-ignored/gevent fin-ignored/anyio-trio

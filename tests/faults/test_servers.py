@@ -13,7 +13,7 @@ from waiting import eventually
 LEFT = {"unread": len(b"hello") + 1, "eof_unread": 1, "eof_ignored": 0}
 """Bytes in the receive queue, the FIN counted as one."""
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.one_python]
 
 
 @pytest.mark.parametrize("mode", LEFT)

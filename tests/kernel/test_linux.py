@@ -26,6 +26,8 @@ from waiting import eventually
 
 PID = os.getpid()
 
+pytestmark = pytest.mark.one_python
+
 
 def row_of(snapshot: Snapshot, sock: socket.socket) -> SocketFacts | None:
     rows = [row for row in snapshot.sockets if row.inode == inode_of(sock)]

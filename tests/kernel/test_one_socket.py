@@ -2,13 +2,14 @@
 
 import os
 import socket
+import types
 
 import pytest
 
 from loopback import connect, inode_of, listen, reset, state_of, vanished_peer
 from sockguard._core.facts import Address, TcpState
 from sockguard._kernel.inet_diag import open_diag, read_sockets
-from sockguard._kernel.one_socket import read_cookie, read_facts
+from sockguard._kernel.one_socket import find_cookie, read_cookie, read_facts
 from waiting import eventually
 
 FAMILIES = pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
@@ -134,3 +135,16 @@ def test_keepalive_is_seen_without_a_table() -> None:
         assert not read_facts(connection.server).is_probed
         connection.server.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         assert read_facts(connection.server).is_probed
+
+
+@pytest.mark.parametrize("owner", [None, object(), types.SimpleNamespace(getsockopt=len)])
+def test_an_owner_that_is_no_socket_has_no_cookie(owner):
+    """Whatever it is that was announced."""
+    assert find_cookie(owner) is None
+
+
+def test_a_closed_owner_has_no_cookie():
+    """And an open one has the socket's."""
+    with socket.socket() as owner:
+        assert find_cookie(owner) == read_cookie(owner)
+    assert find_cookie(owner) is None
