@@ -174,7 +174,7 @@ import os, socket, sockguard, time
 fds = lambda: sorted(os.listdir("/proc/self/fd"))
 sockguard.install()
 time.sleep(0.3)  # past the first tick
-print(len(fds()))
+print(min(len(fds()) for _ in range(100) if not time.sleep(0.01)))  # one that a tick opens is closed by it
 with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()):
     print(len(fds()) > 6)
 """

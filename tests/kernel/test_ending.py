@@ -7,6 +7,7 @@ import select
 import shutil
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -45,6 +46,18 @@ class Leaking(NamedTuple):
     def judge_again(self) -> SocketFacts:
         (facts,) = close_waits(self.facts.local.port)
         return facts
+
+    def judge_at_rest(self) -> SocketFacts:
+        """Looks when the kernel has sent what the peer's window takes."""
+
+        def two_alike() -> SocketFacts | None:
+            before = self.judge_again()
+            time.sleep(0.05)
+            after = self.judge_again()
+            assert before.info and after.info
+            return after if before.info.bytes_sent == after.info.bytes_sent else None
+
+        return eventually(two_alike)
 
 
 def close_waits(port: int, netns: int = 0) -> list[SocketFacts]:
@@ -106,7 +119,7 @@ def test_what_was_not_sent_yet_is_sent_first() -> None:
     """The FIN goes behind what the owner has written: the peer gets it all."""
     with leaking() as leak:
         leak.child.do("sock.setblocking(False); n_sent = sock.send(bytes(1 << 22))")
-        queued = leak.judge_again()
+        queued = leak.judge_at_rest()
         assert queued.send_queue > 0
         shut_down(queued, leak.holder, started=None)
         received = 0
