@@ -10,6 +10,7 @@ ARGS    ?=
 
 MATRIX  ?= .venv-matrix
 BENCH_VENV   ?= .venv-bench
+BENCH_PLUGIN ?= .venv-bench-plugin
 # The newest 3.12 of pyenv, else whichever Python: the one version that the guard's figures are of.
 BENCH_PYTHON ?= $(firstword $(shell ls -rd $(HOME)/.pyenv/versions/3.12.*/bin/python 2>/dev/null) $(PYTHON))
 BENCH_READY  := $(BENCH_VENV)/.ready
@@ -21,7 +22,7 @@ READY   := $(VENV)/.ready
 WANTED   = $(if $(filter .,$(INSTALL)),-e) '$(INSTALL)[all]' $(GROUPS:%=--group %)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check docs bench bench-guard bench-wrappers matrix differential conformance conformance-wrappers corpus clean
+.PHONY: help setup demo test check docs bench bench-guard bench-plugin bench-wrappers matrix differential conformance conformance-wrappers corpus clean
 
 help: ## List the targets
 	@echo 'make TARGET [PYTHON=python3.12] [ARGS="..."]'
@@ -84,6 +85,16 @@ bench-wrappers: $(BENCH_READY) ## Run the benchmarks of the wrappers: 20 minutes
 	    echo "== $$bench"; $(BENCH_VENV)/bin/python "$$bench" $(ARGS) || bad=1; \
 	done; $(BENCH_VENV)/bin/python benchmarks/render.py && exit $$bad
 
+$(BENCH_PLUGIN)/.ready: pyproject.toml benchmarks/plugin-requirements.txt
+	@$(BENCH_PYTHON) -m venv $(BENCH_PLUGIN)
+	@$(BENCH_PLUGIN)/bin/python -m pip install --quiet -e . -r benchmarks/plugin-requirements.txt
+	@touch $@
+
+bench-plugin: $(BENCH_PLUGIN)/.ready ## Run the benchmarks of the pytest plugin: its cost, and what it finds beside other tools
+	@bad=0; for bench in benchmarks/bench_plugin*.py; do \
+	    echo "== $$bench"; $(BENCH_PLUGIN)/bin/python "$$bench" $(ARGS) || bad=1; \
+	done; $(BENCH_PLUGIN)/bin/python benchmarks/render.py && exit $$bad
+
 $(MATRIX)/.ready: tests/faults/matrix-requirements.txt pyproject.toml
 	@$(PYTHON) -m venv $(MATRIX)
 	@$(MATRIX)/bin/python -m pip install --quiet -r $< -e '.[cli]'
@@ -111,5 +122,5 @@ corpus: $(READY) ## Judge report and guard by the corpus of real leaks, where it
 	&& $(PY) tools/corpus_guarded.py "$$copy"
 
 clean: ## Remove what the other targets made
-	rm -rf $(VENV) $(BENCH_VENV) $(MATRIX) .venv-wrappers-* build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(BENCH_VENV) $(BENCH_PLUGIN) $(MATRIX) .venv-wrappers-* build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find sockguard tests tools benchmarks -name __pycache__ -prune -exec rm -rf {} +
