@@ -22,7 +22,7 @@ READY   := $(VENV)/.ready
 WANTED   = $(if $(filter .,$(INSTALL)),-e) '$(INSTALL)[all]' $(GROUPS:%=--group %)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check docs bench bench-guard bench-plugin bench-wrappers matrix differential conformance conformance-wrappers corpus clean
+.PHONY: help setup demo test check docs bench bench-guard bench-plugin bench-wrappers matrix differential conformance conformance-wrappers suites-of-others corpus clean
 
 help: ## List the targets
 	@echo 'make TARGET [PYTHON=python3.12] [ARGS="..."]'
@@ -113,6 +113,10 @@ conformance: ## Run CPython's own suites guarded and compare every test, where t
 conformance-wrappers: ## Run CPython's and anyio's own suites with our wrappers in the place of the originals: 10 minutes
 	tools/conformance_wrappers.sh $(ARGS)
 
+# With Python 3.12, for the versions in tools/suites_of_others/suites.toml. Of some only: ARGS="anyio requests".
+suites-of-others: ## Run other projects' tests with the pytest plugin, and write docs/reference/suites-of-others.md: 45 minutes
+	$(BENCH_PYTHON) tools/suites_of_others/run.py $(ARGS)
+
 # On a copy, as the runner writes its results beside itself.
 corpus: $(READY) ## Judge report and guard by the corpus of real leaks, where it is at hand
 	@if [ ! -x $(CORPUS)/run_all.sh ]; then echo "SKIPPED: $(CORPUS) is not here"; exit 0; fi; \
@@ -122,5 +126,5 @@ corpus: $(READY) ## Judge report and guard by the corpus of real leaks, where it
 	&& $(PY) tools/corpus_guarded.py "$$copy"
 
 clean: ## Remove what the other targets made
-	rm -rf $(VENV) $(BENCH_VENV) $(BENCH_PLUGIN) $(MATRIX) .venv-wrappers-* build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(BENCH_VENV) $(BENCH_PLUGIN) $(MATRIX) .venv-suites .venv-wrappers-* build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find sockguard tests tools benchmarks -name __pycache__ -prune -exec rm -rf {} +

@@ -8,7 +8,7 @@ from sockguard._core.policy import Policy
 from sockguard._engine.current import set_current_guard, set_maker
 from sockguard._engine.dump import set_source, unregister_all
 from sockguard._engine.guard import Guard
-from sockguard._engine.telling import Teller
+from sockguard._engine.telling import Teller, TellersCounter
 from sockguard._kernel.after_fork import COUNTS_LATE, caller_soon, is_main_thread
 from sockguard._kernel.natives import native
 from sockguard.adapters.wrapping import Wrappings
@@ -29,6 +29,7 @@ class Process:
             wrap=self.wrappings.wrap,
             recent=lambda: self.teller.recent,
             on_tick=self.teller.tick,
+            counter=TellersCounter(self.teller),
         )
         self.is_shared = False
         """A wrapper relies on it."""

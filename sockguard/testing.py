@@ -9,15 +9,14 @@ import functools
 import inspect
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
 from sockguard._core.ignoring import IgnoreRule, parse_rule
 from sockguard._core.leftovers import Leftover, story
-from sockguard._engine.blame.births import Moment
+from sockguard._engine.blame.blocks import Block, turn
 from sockguard._engine.blame.judging import Judge
-from sockguard._engine.blame.ledger import Owner
 from sockguard._engine.blame.tracking import Tracking
 from sockguard._kernel.linux import require_linux
 from sockguard.adapters import births
@@ -62,23 +61,25 @@ def begin_tracking() -> Tracking:
     """
     global _tracking, _n_users, _wrappings  # noqa: PLW0603 - `socket.socket` is process-wide, too
     require_linux("finding sockets that tests leave open")
-    if _tracking is None:
-        _tracking, _wrappings = Tracking(), Wrappings()
-        for hook in births.hooks(_tracking.ledger.births, _tracking.before_loop_closes):
-            _wrappings.add(hook)
-        _tracking.ledger.look()
-    _n_users += 1
-    return _tracking
+    with turn():
+        if _tracking is None:
+            _tracking, _wrappings = Tracking(), Wrappings()
+            for hook in births.hooks(_tracking.ledger.births, _tracking.before_loop_closes):
+                _wrappings.add(hook)
+            _tracking.ledger.look()
+        _n_users += 1
+        return _tracking
 
 
 def end_tracking() -> None:
     """Undoes `begin_tracking`."""
     global _tracking, _n_users, _wrappings  # noqa: PLW0603
-    _n_users -= 1
-    if _n_users == 0 and _wrappings is not None and _tracking is not None:
-        _wrappings.undo()
-        _tracking.ledger.shut()
-        _tracking = _wrappings = None
+    with turn():
+        _n_users -= 1
+        if _n_users == 0 and _wrappings is not None and _tracking is not None:
+            _wrappings.undo()
+            _tracking.ledger.shut()
+            _tracking = _wrappings = None
 
 
 class no_socket_leaks:  # noqa: N801 - used as `with no_socket_leaks():`, and known by that name
@@ -86,10 +87,13 @@ class no_socket_leaks:  # noqa: N801 - used as `with no_socket_leaks():`, and kn
 
     A context manager, also for `async with`, and a decorator of functions and coroutine
     functions. What was open before does not count, nor do the sockets by which event loops wake up. A connection
-    whose peer has hung up, or that nobody accepted, is told with its cause.
+    whose peer has hung up is told with its cause.
 
-    In a coroutine use `async with`, so that the loop can go on closing while we wait. One
-    block at a time: what other threads and tasks open meanwhile counts as the block's.
+    In a coroutine use `async with`, so that the loop can go on closing while we wait. What
+    other threads and tasks open meanwhile counts as the block's. Blocks may run at the same
+    time, in several threads or tasks: then each is charged with what its own thread or task
+    opens and the tasks that it starts, and none with what the threads that it starts open, or
+    code in C.
 
     Args:
         action: "raise" a SocketLeakError, or "warn" by a ResourceWarning.
@@ -113,25 +117,32 @@ class no_socket_leaks:  # noqa: N801 - used as `with no_socket_leaks():`, and kn
         self._action = action
         self._grace = grace
         self._rules = [parse_rule(line) for line in ignore]
-        self._blocks: list[_Block] = []
+        self._blocks: list[Block] = []
 
     def __enter__(self) -> Self:
         return self._begin(has_loop=False)
 
     def _begin(self, *, has_loop: bool) -> Self:
-        self._blocks.append(_Block("the block", has_loop=has_loop))
+        self._blocks.append(Block("the block", begin_tracking(), has_loop=has_loop))
         return self
+
+    def _innermost(self) -> Block:
+        """Takes out the block that ends: this thread's or task's, where several use this object."""
+        block = next((block for block in self._blocks if block.is_of_this_context()), self._blocks[-1])
+        self._blocks.remove(block)
+        return block
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        block = self._blocks.pop()
+        block = self._innermost()
         try:
             for seconds in block.waits(self._grace, is_judged=error is None):
                 time.sleep(seconds)
             self._tell(block)
         finally:
             block.end()
+            end_tracking()
 
     async def __aenter__(self) -> Self:
         return self._begin(has_loop=True)
@@ -139,13 +150,14 @@ class no_socket_leaks:  # noqa: N801 - used as `with no_socket_leaks():`, and kn
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        block = self._blocks.pop()
+        block = self._innermost()
         try:
             for seconds in block.waits(self._grace, is_judged=error is None):
                 await pause(seconds)
             self._tell(block)
         finally:
             block.end()
+            end_tracking()
 
     def __call__(self, function: F) -> F:
         """Has each call of a function be such a block."""
@@ -167,7 +179,7 @@ class no_socket_leaks:  # noqa: N801 - used as `with no_socket_leaks():`, and kn
     def _again(self) -> "no_socket_leaks":
         return no_socket_leaks(action=self._action, grace=self._grace, ignore=map(str, self._rules))
 
-    def _tell(self, block: "_Block") -> None:
+    def _tell(self, block: Block) -> None:
         leaks = [leak for leak in block.leaks() if not any(rule.matches(leak) for rule in self._rules)]
         if not leaks:
             return
@@ -187,35 +199,6 @@ def _refuse_nonsense(grace: float) -> None:
         raise UsageError(msg)
 
 
-class _Block:
-    """One block that runs."""
-
-    def __init__(self, name: str, *, has_loop: bool) -> None:
-        self.owner = Owner(name)
-        self._tracking = begin_tracking()
-        self._tracking.ledger.look()
-        self._before = self._tracking.ledger.births.enter(Moment(self.owner))
-        self._judge = Judge(self._tracking.ledger, self._tracking.queues, self.owner, has_loop=has_loop)
-        self._is_judged = False
-
-    def waits(self, grace: float, *, is_judged: bool) -> Iterator[float]:
-        """Ends the block, and yields the seconds to wait for."""
-        self._tracking.ledger.look()
-        self.owner.is_over = True
-        self._is_judged = is_judged
-        if is_judged:
-            yield from self._judge.waits(grace)
-
-    def leaks(self) -> list[Leftover]:
-        """Lists what it left open."""
-        return [charge.leftover for charge in self._judge.conclude()] if self._is_judged else []
-
-    def end(self) -> None:
-        """Gives back to who ran before what is left and was not told of."""
-        self._tracking.hand_over(self.owner, self._before)
-        end_tracking()
-
-
 def verify_none(*, grace: float = GRACE, ignore: Iterable[str] = (), baseline: Iterable[int] = ()) -> None:
     """Demands that this process has no open socket at all: for the end of a program, after the manner of goleak.
 
@@ -226,8 +209,10 @@ def verify_none(*, grace: float = GRACE, ignore: Iterable[str] = (), baseline: I
 
     Raises:
         SocketLeakError: Sockets are open.
+        UsageError: An argument makes no sense.
         KernelUnavailable: This is not Linux.
     """
+    _refuse_nonsense(grace)
     rules: list[IgnoreRule] = [parse_rule(line) for line in ignore]
     tracking = begin_tracking()
     try:

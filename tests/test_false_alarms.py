@@ -9,7 +9,6 @@ Beside most stands the leak that they resemble, so that silence proves something
 
 import asyncio
 import collections
-import concurrent.futures
 import contextlib
 import errno
 import gc
@@ -36,6 +35,7 @@ from children import start_child
 from commands import PROGRAMS, only_leak, report, run
 from differential.programs import running
 from netstat import CLOSE_WAIT, ESTABLISHED, FIN_WAIT2, wait_for
+from players import Players
 from servers import teach
 from waiting import eventually
 
@@ -945,9 +945,9 @@ def play(case, *, is_guarded):
 def plays(request):
     """Gives a function from the name of a case to how it went, bare and guarded; all that are wanted run at once."""
     wanted = {item.callspec.params["name"] for item in request.session.items if item.originalname == PLAYING}
-    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+    with Players(16) as players:
         games = {
-            name: [pool.submit(play, case, is_guarded=is_guarded) for is_guarded in (False, True)]
+            name: [players.submit(play, case, is_guarded=is_guarded) for is_guarded in (False, True)]
             for name, case in CASES.items()
             if name in wanted
         }

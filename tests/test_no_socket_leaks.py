@@ -153,6 +153,109 @@ def test_coroutines():
         asyncio.run(main(listener.getsockname()))
 
 
+def in_threads(*functions):
+    """Runs functions at the same time, and gives what each returned."""
+    results = {}
+    threads = [
+        threading.Thread(target=lambda n=n, function=function: results.update({n: function()}))
+        for n, function in enumerate(functions)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return [results[n] for n in range(len(functions))]
+
+
+def told_of(check, work):
+    """Runs work in a block; gives the lines of code that it is charged with."""
+    try:
+        with check:
+            work()
+    except SocketLeakError as error:
+        return [leak.source for leak in error.leaks]
+    return []
+
+
+@pytest.fixture
+def kept():
+    """Sockets that a block leaves open; closed in the end."""
+    made = []
+    yield made
+    for sock in made:
+        sock.close()
+
+
+def test_in_a_thread(kept):
+    """A block finds what its own thread opens, if that is not the main one."""
+    [told] = in_threads(lambda: told_of(no_socket_leaks(grace=0), lambda: kept.append(socket.socket())))
+    assert len(told) == 1
+
+
+@pytest.mark.parametrize("is_shared", [False, True])
+def test_in_two_threads_at_the_same_time(kept, is_shared):
+    """Each block is charged with what its own thread opens, also if one object makes both."""
+    both_run, both_have_opened = threading.Barrier(2), threading.Barrier(2)
+    shared = no_socket_leaks(grace=0.2)
+
+    def leaks():
+        both_run.wait(PATIENCE)
+        kept.append(socket.socket())
+        both_have_opened.wait(PATIENCE)
+
+    def closes():
+        both_run.wait(PATIENCE)
+        with socket.socket():
+            both_have_opened.wait(PATIENCE)
+
+    checks = [shared if is_shared else no_socket_leaks(grace=0.2) for _ in range(2)]
+    told = in_threads(lambda: told_of(checks[0], leaks), lambda: told_of(checks[1], closes))
+    assert told == [["kept.append(socket.socket())"], []]
+
+
+def test_in_two_tasks_at_the_same_time(kept):
+    """Each block is charged with what its own task opens, and the tasks that this one starts."""
+
+    async def leaks(barrier):
+        async with no_socket_leaks(grace=0):
+            await barrier.wait()
+            await asyncio.create_task(opens())
+            await barrier.wait()
+
+    async def opens():
+        kept.append(socket.socket())
+
+    async def closes(barrier):
+        async with no_socket_leaks(grace=PATIENCE):
+            await barrier.wait()
+            with socket.socket():
+                await barrier.wait()
+
+    async def main():
+        barrier = asyncio.Barrier(2)
+        return await asyncio.gather(leaks(barrier), closes(barrier), return_exceptions=True)
+
+    guilty, innocent = asyncio.run(main())
+    assert innocent is None
+    assert [leak.source for leak in guilty.leaks] == ["kept.append(socket.socket())"]
+
+
+def test_thread_that_a_block_starts(kept):
+    """Works for the block; of threads of others, the socket is who started them's."""
+    may_open = threading.Event()
+
+    def opens():
+        may_open.wait(PATIENCE)
+        kept.append(socket.socket())
+
+    older = threading.Thread(target=opens)
+    older.start()
+    told = told_of(no_socket_leaks(grace=0), lambda: (may_open.set(), older.join()))
+    assert (told, len(kept)) == ([], 1)
+    [told] = [told_of(no_socket_leaks(grace=0), lambda: in_threads(opens))]
+    assert told == ["kept.append(socket.socket())"]
+
+
 def test_trio():
     """The waiting is done in whichever loop runs."""
     trio = pytest.importorskip("trio")
@@ -184,12 +287,27 @@ def test_nonsense_is_refused(options):
         no_socket_leaks(**options)
 
 
+WRAPPED = """
+import socket
+from sockguard import no_socket_leaks
+before = dict(vars(socket.socket))
+with no_socket_leaks():
+    print(dict(vars(socket.socket)) == before)
+print(dict(vars(socket.socket)) == before)
+"""
+
+
 def test_nothing_stays_wrapped():
-    """After the last block `socket.socket` is as it was."""
-    before = dict(vars(socket.socket))
-    with no_socket_leaks():
-        assert dict(vars(socket.socket)) != before
-    assert dict(vars(socket.socket)) == before
+    """After the last block `socket.socket` is as it was; in a process of its own, as here the plugin may watch, too."""
+    done = subprocess.run([sys.executable, "-P", "-c", WRAPPED], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("False\nTrue\n", "")
+
+
+@pytest.mark.parametrize("options", [{"grace": -1}, {"grace": "1"}, {"ignore": ["nonsense"]}])
+def test_nonsense_is_refused_by_verify_none(options):
+    """Before anything is looked at."""
+    with pytest.raises(UsageError):
+        verify_none(**options)
 
 
 PROGRAM = """

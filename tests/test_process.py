@@ -15,6 +15,7 @@ from sockguard._core.policy import Policy
 from sockguard._engine.current import current_guard, shared_guard
 from sockguard._engine.driver import Driver
 from sockguard._engine.terms import Terms
+from sockguard._engine.turns import MOST, SOON
 from waiting import eventually
 
 ESTABLISHED = 1
@@ -112,17 +113,24 @@ def test_a_forked_child_goes_on_as_its_parent_did(thread):
 
 
 def test_who_drives_is_told_when_to_come_again():
-    """Not before the next tick is due does anything happen, and never while there is a thread for it."""
+    """When the next tick is due, or soon if one was not done; and never while there is a thread for it."""
     ticks = []
-    driver = Driver(ticks.append, every=0.25)
+    more = [False, False, True, False]
+    driver = Driver(lambda now, most=None: ticks.append((now, most)) or more[len(ticks) - 1], every=0.25)
     assert driver.tick_if_driven(10.0) == 10.25
     assert driver.tick_if_driven(10.2) == 10.25
     assert driver.tick_if_driven(11.0) == 11.25
-    assert ticks == [10.0, 11.0]
+    assert not driver.is_behind
+    assert driver.tick_if_driven(12.0) == 12.0 + SOON
+    assert driver.is_behind
+    assert driver.tick_if_driven(12.0 + SOON) == 12.25 + SOON
+    assert not driver.is_behind
+    assert ticks == [(10.0, MOST), (11.0, MOST), (12.0, MOST), (12.0 + SOON, MOST)]
+    more += [False] * 1000
     driver.start()
     assert driver.tick_if_driven(20.0) == float("inf")
     driver.stop()
-    assert 20.0 not in ticks
+    assert (20.0, MOST) not in ticks
 
 
 def test_a_signal_handler_may_open_a_connection_while_the_guard_is_made():

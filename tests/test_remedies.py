@@ -8,7 +8,6 @@ the bare one must be in trouble still, so nothing here depends on how long a cur
 # ruff: noqa: T201 - here the programs are functions, and what they print is compared
 
 import asyncio
-import concurrent.futures
 import contextlib
 import errno
 import fcntl
@@ -32,6 +31,7 @@ from commands import needs_root, run
 from differential.programs import Running, running
 from loopback import reset
 from netstat import CLOSE_WAIT, ESTABLISHED, FIN_WAIT2, wait_for
+from players import Players
 from servers import port_of, teach
 from waiting import eventually
 
@@ -373,12 +373,12 @@ FORGETFUL = {
 @pytest.fixture(scope="module")
 def at_once() -> Iterator[Callable[..., None]]:
     """Gives a function that checks one of several cases; with the first of them all begin, as they mostly wait."""
-    with concurrent.futures.ThreadPoolExecutor(6) as pool:
-        games: dict[object, dict[str, concurrent.futures.Future[None]]] = {}
+    with Players(6) as players:
+        games = {}
 
         def check_one(check, cases, name):
             if check not in games:
-                games[check] = {name: pool.submit(check, case) for name, case in cases.items()}
+                games[check] = {name: players.submit(check, case) for name, case in cases.items()}
             games[check][name].result()
 
         yield check_one

@@ -51,6 +51,14 @@ class Reason(StrEnum):
     DEADLINE = "deadline"
     """The program's own, for one request."""
     HEARTBEAT = "heartbeat"
+    FAILED = "failed"
+    """By a wrapper, on the call that found the connection to be over."""
+    LEFT_OPEN = "left_open"
+    """By a wrapper, as the handler that it was given to has ended."""
+    PRESSURE = "pressure"
+    """At accept(), before anybody else has it."""
+    CLOSE_STALLED = "close_stalled"
+    """By a wrapper that closes, as what was left to be sent went nowhere."""
 
 
 class Demand(NamedTuple):

@@ -32,6 +32,9 @@ WHY_CLOSED = {
     "lifetime": "it was {seconds} old",
     "deadline": "a request on it took {seconds}, longer than the program allows",
     "heartbeat": "its peer had not answered a heartbeat for {seconds}",
+    "failed": "a call on it met an error {seconds} after it was opened, and it was over",
+    "left_open": "its handler ended {seconds} after it was opened and had not closed it",
+    "close_stalled": "it was to be closed, and nothing had left it for {seconds}",
     "pressure": "its peer had hung up before it was accepted, and descriptors or the accept queue ran short",
 }
 """By reason, `{seconds}` standing for the span."""
@@ -76,6 +79,7 @@ def connection_closed(f: Fields) -> str:
     """Tells why the guard ended a connection, and which setting to change if that was wrong."""
     verb, step = ("Would have closed", "") if f["mode"] == "observe" else ("Closed", STEPS.get(f["step"], ""))
     why = WHY_CLOSED.get(f["reason"], f"{f['reason']}, {{seconds}}").replace("{seconds}", _seconds(f["seconds"]))
+    why += f" ({f['error']})" if f["error"] else ""
     limit = "" if f["limit"] is None else f", now {f['limit']:g}"
     change = f"If that is wrong, change {f['setting']}{limit}." if f["setting"] else ""
     unread = f"{_unread(f).capitalize()}." if f["unread"] else ""

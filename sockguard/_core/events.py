@@ -100,7 +100,7 @@ FIELDS: tuple[Field, ...] = (
     Field("reason", "", f"one of {', '.join(f'`{reason}`' for reason in WHY_CLOSED)}"),
     Field("remedy", "", "what to do about it"),
     Field("remote", "`host:port`", "the address of the peer"),
-    Field("seconds", "s", "for how long it had lasted"),
+    Field("seconds", "s", "for how long it had lasted; of `failed` and `left_open`, how old the connection was"),
     Field("setting", "", "the field of the policy that decided"),
     Field("side", "", "`server`: they connected to us; `client`: we connected"),
     Field("state", "", "the TCP state"),
@@ -155,8 +155,9 @@ EVENTS: tuple[EventKind, ...] = (
     EventKind(
         EventName.CONNECTION_CLOSED,
         "warning",
-        "The guard ended a connection, or in `observe` mode would have. The first one of a site is a warning.",
-        (*CONNECTION, "reason", "setting", "limit", "seconds", "unread", "step", "mode"),
+        "The guard or a wrapper ended a connection, or in `observe` mode would have. The first one of a site is a "
+        "warning, but for `failed` and `left_open`.",
+        (*CONNECTION, "reason", "setting", "limit", "seconds", "error", "unread", "step", "mode"),
         connection_closed,
         "info",
     ),

@@ -91,9 +91,12 @@ class Leftover(NamedTuple):
 
     @property
     def ignore_line(self) -> str:
-        """The line for the ini option `socket_leaks_ignore` that would leave this one out."""
-        if self.source_at:
+        """The line for the ini option `socket_leaks_ignore` that would leave this one out; "" if there is none."""
+        has_address = bool(self.local or self.remote)
+        if self.created_by and (self.source_at or not has_address):
             return f"created-by:{self.created_by[0]}"
+        if not has_address:
+            return ""
         if self.protocol in ("TCP", "UDP"):
             return f"peer:{self.remote}" if self.remote else f"port:{self.local.rpartition(':')[2]}"
         return f"path:{self.local or self.remote}"
@@ -127,7 +130,7 @@ def lines_of(leftover: Leftover) -> Iterator[str]:
         ("by fixture", [leftover.fixture] if leftover.fixture else []),
         ("held by", leftover.held_by),
         ("remedy", [leftover.remedy]),
-        ("to ignore", [f"socket_leaks_ignore = {leftover.ignore_line}"]),
+        ("to ignore", [f"socket_leaks_ignore = {line}"] if (line := leftover.ignore_line) else []),
     ]
     for name, values in rows:
         yield from (f"  {name if number == 0 else '':<11}{value}" for number, value in enumerate(values))

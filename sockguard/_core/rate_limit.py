@@ -1,5 +1,6 @@
 """How often is an event told? Once per period for each kind and origin, and the rest by their number."""
 
+import math
 from collections.abc import Hashable
 
 from sockguard._core.events import Event, EventName, kind_of
@@ -61,6 +62,20 @@ class RateLimit:
             self._withheld[key] = (event, n + 1)
             return []
         return [self._let_through(key, event, n, now)]
+
+    def is_withheld(self, name: EventName, site: Hashable, now: float) -> bool:
+        """Tells whether an event of this origin is withheld now, so that one more need only be counted."""
+        key = (name, site)
+        return key in self._withheld and now - self._told_at.get(key, -math.inf) < self._period
+
+    def count(self, name: EventName, site: Hashable) -> bool:
+        """Counts one more event of an origin; False if none is withheld that could stand for it."""
+        key = (name, site)
+        if key not in self._withheld:
+            return False
+        event, n = self._withheld[key]
+        self._withheld[key] = (event, n + 1)
+        return True
 
     def next_at(self) -> float | None:
         """Tells when `overdue` will have something to tell, if nothing else happens."""

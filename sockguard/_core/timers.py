@@ -25,21 +25,22 @@ class Wheel(Generic[Key]):
     def __init__(self, tick: float = TICK) -> None:
         self._tick = tick
         self._slots: dict[int, list[Key]] = {}
-        self._ticks: dict[Key, int] = {}
+        self._slot_of: dict[Key, list[Key]] = {}
+        """Its slot, and not its tick: a number of its own for each key would be 32 bytes."""
         self._fired = -(2**62)
 
     def __len__(self) -> int:
-        return len(self._ticks)
+        return len(self._slot_of)
 
     def schedule(self, key: Key, at: float) -> None:
         """Puts a key in, or moves it, to be due at an instant."""
         tick = max(math.ceil(at / self._tick), self._fired + 1)
-        self._ticks[key] = tick
-        self._slots.setdefault(tick, []).append(key)
+        slot = self._slot_of[key] = self._slots.setdefault(tick, [])
+        slot.append(key)
 
     def cancel(self, key: Key) -> None:
         """Takes a key out, if it is in."""
-        self._ticks.pop(key, None)
+        self._slot_of.pop(key, None)
 
     def pop_due(self, now: float) -> list[Key]:
         """Takes out all keys that are due."""
@@ -50,16 +51,19 @@ class Wheel(Generic[Key]):
         due: list[Key] = []
         for tick in ticks:
             if tick <= last:
-                due += [key for key in self._slots.pop(tick, ()) if self._take(key, tick)]
+                slot = self._slots.pop(tick, [])
+                due += [key for key in slot if self._take(key, slot)]
         return due
 
-    def _take(self, key: Key, tick: int) -> bool:
-        if self._ticks.get(key) != tick:
+    def _take(self, key: Key, slot: list[Key]) -> bool:
+        if self._slot_of.get(key) is not slot:
             return False
-        del self._ticks[key]
+        del self._slot_of[key]
         return True
 
     @property
     def next_at(self) -> float | None:
         """The instant at which the next key is due; None if there is none."""
-        return min(self._ticks.values()) * self._tick if self._ticks else None
+        waiting = (at for at, slot in self._slots.items() if any(self._slot_of.get(key) is slot for key in slot))
+        first = min(waiting, default=None)
+        return None if first is None else first * self._tick

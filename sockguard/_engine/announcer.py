@@ -1,8 +1,9 @@
 """What is said of what the guard sees and does: events, with where a connection was opened and why it leaks."""
 
+import functools
 import os
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, Protocol
 
 from sockguard._core.causes import Cause
 from sockguard._core.decide import Action, Reason, Verdict
@@ -13,14 +14,27 @@ from sockguard._core.leaks import Leak, find_leaks
 from sockguard._core.policy import Policy
 from sockguard._engine.pressure import DescriptorWatch, StuckQueue
 from sockguard._engine.record import Record
+from sockguard._engine.sites import Site
 from sockguard._engine.stalls import Stall
 from sockguard._kernel.linux import look_at_self
 from sockguard.errors import SockguardError
 
-__all__ = ["Announcer"]
+__all__ = ["Announcer", "Counter"]
 
 IDENTITY = ("local", "remote", "fd", "cookie", "side", "created_at", "pid")
+KNOWN_TO_PROGRAM = frozenset({Reason.FAILED, Reason.LEFT_OPEN})
+"""What the program knows without us, by an exception of its call, or has left to the wrapper: not told as a warning."""
 _SIDES = {True: Side.SERVER, False: Side.CLIENT}
+
+
+class Counter(Protocol):
+    """Counts events that are told nobody for now, as too many of their origin come; so they need not be made."""
+
+    def counts_only(self, name: EventName, site: Hashable, now: float) -> bool:
+        """Tells whether one more would only be counted."""
+
+    def count(self, name: EventName, site: Hashable) -> bool:
+        """Counts one more; False if it has to be told after all."""
 
 
 class Announcer:
@@ -29,14 +43,20 @@ class Announcer:
     Args:
         tell: Called with each event and the time.
         owner_of: Describes who works on a connection; asked for sick ones only.
+        counter: Counts events that would be told nobody now; without one, all are made.
     """
 
     def __init__(
-        self, policy: Policy, tell: Callable[[Event, float], object], owner_of: Callable[[Record], str | None]
+        self,
+        policy: Policy,
+        tell: Callable[[Event, float], object],
+        owner_of: Callable[[Record], str | None],
+        counter: Counter | None = None,
     ) -> None:
         self._policy = policy
         self._tell = tell
         self._owner_of = owner_of
+        self._counter = counter
         self._leaks: dict[int | None, Leak] | None = None
         self.now = 0.0
 
@@ -78,13 +98,38 @@ class Announcer:
         mode = record.policy_or(self._policy).mode
         if verdict.action is Action.SHUT_DOWN and mode == "enforce":
             self.cleared(record, "ended_by_guard")
-        if record.is_told or verdict.reason is None or record.connection is None:
+        if verdict.reason is None or record.connection is None or not record.claim():
             return
-        record.is_told = True
         if verdict.reason is Reason.HEARTBEAT:
             self._say(EventName.HEARTBEAT_LOST, record, seconds=verdict.seconds, limit=verdict.limit, mode=mode)
         fields = _numbers(verdict, record.connection.unread, record.connection.step.name.lower(), mode)
         self._say(EventName.CONNECTION_CLOSED, record, **fields, owner=self._owner_of(record))
+
+    def is_counted_only(self, record: Record, reason: Reason, now: float) -> bool:
+        """Tells whether nobody would be told now that a wrapper ends a connection; it would be counted."""
+        origin = _origin(record, reason)
+        return self._counter is not None and self._counter.counts_only(EventName.CONNECTION_CLOSED, origin, now)
+
+    def ended(
+        self, record: Record, verdict: Verdict, now: float, fields: dict[str, object], *, is_to_count: bool = False
+    ) -> None:
+        """Tells that a wrapper has ended a connection, if nobody has told of that yet; from any thread.
+
+        Args:
+            now: The monotonic clock.
+            fields: More of the event: `unread`, `step`, `error`.
+            is_to_count: It is only to be counted, if that can be.
+        """
+        mode, origin = record.policy_or(self._policy).mode, _origin(record, verdict.reason)
+        if mode == "enforce" and record.verdict is None:
+            record.verdict = verdict
+        if not record.claim():
+            return
+        if is_to_count and self._counter and self._counter.count(EventName.CONNECTION_CLOSED, origin):
+            return
+        known = _common(record) | _numbers(verdict, 0, "", mode)
+        event = make_event(EventName.CONNECTION_CLOSED, site=origin, **{**known, **fields})
+        self._tell(event._replace(level="info") if verdict.reason in KNOWN_TO_PROGRAM else event, now)
 
     def ghost_leak(self, row: SocketFacts, holders: Sequence[Holder]) -> None:
         """Tells of a connection that this process has closed while children keep it."""
@@ -122,6 +167,11 @@ class Announcer:
         self._tell(make_event(name, site=record.site, **(_common(record) | fields)), self.now)
 
 
+def _origin(record: Record, reason: Reason | None) -> Hashable:
+    """Tells what events have in common of which only so many are told; those that are no warning do not use up one."""
+    return (record.site, reason) if record.site is None or reason in KNOWN_TO_PROGRAM else record.site
+
+
 def _numbers(verdict: Verdict, unread: int, step: str, mode: str) -> dict[str, object]:
     return {
         "reason": verdict.reason, "setting": verdict.setting, "limit": verdict.limit,
@@ -135,9 +185,15 @@ def _common(record: Record) -> dict[str, object]:
         "fd": record.fd,
         "cookie": record.cookie,
         "side": _SIDES[record.is_server],
-        "created_at": record.site.frames() if record.site is not None else None,
+        "created_at": _frames_of(record.site) if record.site is not None else None,
         "pid": os.getpid(),
     }
+
+
+@functools.lru_cache(maxsize=256)
+def _frames_of(site: Site) -> tuple[str, ...]:
+    """Describes a site; that takes 20 us and more, and a wrapper may tell of one connection after the other."""
+    return site.frames()
 
 
 def _ghost_fields(row: SocketFacts, holders: Sequence[Holder]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sockguard._core.timers import TICK
+from sockguard._engine.turns import MOST, SOON
 from sockguard._kernel.natives import monotonic, native
 
 __all__ = ["Driver"]
@@ -45,16 +46,19 @@ class Driver:
     """Calls `tick` every quarter of a second in a thread, until it is stopped.
 
     Args:
-        tick: Called with the monotonic clock; must not raise.
+        tick: Called with the monotonic clock, and in a thread of the program's with how much it may do at once; tells
+            whether there is more. Must not raise.
     """
 
-    def __init__(self, tick: Callable[[float], object], every: float = TICK) -> None:
+    def __init__(self, tick: Callable[..., bool], every: float = TICK) -> None:
         self._tick = tick
         self._every = every
         self._sleep, self._presence = _new_lock(), _new_lock()
         self._is_stopped = True
         self._thread_id: int | None = None
         self._next_tick_at = -math.inf
+        self.is_behind = False
+        """There is more to do, and it is to be done soon; where there is no thread."""
 
     @property
     def is_running(self) -> bool:
@@ -71,7 +75,9 @@ class Driver:
             return math.inf
         if now >= self._next_tick_at:
             self._next_tick_at = now + self._every
-            self._tick(now)
+            self.is_behind = self._tick(now, MOST)
+            if self.is_behind:
+                self._next_tick_at = now + SOON
         return self._next_tick_at
 
     def start(self) -> None:

@@ -55,9 +55,10 @@ class Enforcer:
                 record.names = read_names(sock)
             if verdict.action is not Action.KEEP:
                 self._ladder.take(record, verdict, sock, policy)
+                connection = record.connection or connection
         if record.terms is not None and record.is_ended_by_guard:
             let_go(record)
-        return record.connection or connection
+        return connection
 
     def _is_still_due(self, record: Record) -> bool:
         """Makes sure, on the loop's thread, that it is the same connection and stands where it stood."""

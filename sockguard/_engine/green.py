@@ -10,11 +10,11 @@ So whatever may take a lock of the program is done by a greenlet of the program'
 While that hub does not turn, it waits; a program that blocks its hub does nothing else either.
 """
 
-import gc
 import sys
 from collections.abc import Callable
 from typing import Any
 
+from sockguard._engine.instances import instances_of
 from sockguard._kernel.natives import monotonic
 
 __all__ = ["Hub", "green_library"]
@@ -55,11 +55,12 @@ class Hub:
 
     def _find(self, library: str) -> Any:
         is_main = _is_gevents_main if library == "gevent" else _is_eventlets_main
+        kind = sys.modules["gevent.hub"].Hub if library == "gevent" else sys.modules["eventlet.hubs.hub"].BaseHub
         if self._hub is not None and not is_main(self._hub):
             self._hub = None  # it was destroyed
         if self._hub is None and monotonic() >= self._look_again_at:
             self._look_again_at = monotonic() + LOOK_EVERY
-            self._hub = next(filter(is_main, gc.get_objects()), None)
+            self._hub = next(filter(is_main, instances_of(kind)), None)
         return self._hub
 
 

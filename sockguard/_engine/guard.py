@@ -6,15 +6,17 @@ a few microseconds, waits for nobody, and whatever goes wrong in it stays in it.
 
 import _socket
 import contextlib
+import sys
 import weakref
 from collections.abc import Callable, Iterable
 from typing import Any, Self
 
 from sockguard._core.events import Event
 from sockguard._core.policy import Policy
-from sockguard._engine.announcer import Announcer
+from sockguard._engine.announcer import Announcer, Counter
 from sockguard._engine.control import ControlServer
 from sockguard._engine.driver import Driver
+from sockguard._engine.endings import Endings
 from sockguard._engine.failures import Failures
 from sockguard._engine.hearts import Hearts
 from sockguard._engine.insight import Insight
@@ -48,9 +50,10 @@ class Guard:
         wrap: Wraps an attribute of a class until the guard is uninstalled.
         recent: Gives the last events, for the dump.
         on_tick: Called at the end of each tick, with the time.
+        counter: Counts events that would be told nobody now; without one, all are made.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what it is joined to
         self,
         policy: Policy,
         tell: Callable[[Event, float], object],
@@ -58,6 +61,7 @@ class Guard:
         wrap: Callable[[Any, str, Any], object] | None = None,
         recent: Callable[[], Iterable[tuple[float, Event]]] = tuple,
         on_tick: Callable[[float], object] | None = None,
+        counter: Counter | None = None,
     ) -> None:
         self.on_exit: Callable[[], object] | None = None
         """What leaving the `with` does."""
@@ -70,8 +74,11 @@ class Guard:
         self.linger = self.lingering.take
         self.tell = tell
         self._on_tick = on_tick
+        self._counter = counter
         self.wrap = wrap
         self.insight = Insight(policy, self.registry, self.stalls, recent)
+        self.endings: Endings
+        """What wrappers tell of what they end."""
         self._sweep, self._stamped = self._follow(policy)
         self._control = ControlServer(self.insight.answer)
         self._is_answering = False
@@ -84,10 +91,12 @@ class Guard:
 
     def _follow(self, policy: Policy) -> tuple[Sweep, StampedSweep]:
         self.policy = self.insight.policy = policy
-        announcer = Announcer(policy, self.tell, self.insight.owner_of)
+        announcer = Announcer(policy, self.tell, self.insight.owner_of, self._counter)
         sweep = Sweep(policy, self.registry, self.stalls, announcer, self.demands)
         self.descriptors = sweep.descriptors
-        return sweep, StampedSweep(policy, announcer)
+        stamped = StampedSweep(policy, announcer)
+        self.endings = Endings(announcer, self.registry, stamped.records, self.failed)
+        return sweep, stamped
 
     def change_policy(self, policy: Policy) -> None:
         """Goes on with another policy for the connections that have none of their own."""
@@ -98,6 +107,7 @@ class Guard:
             self._sweep.close()
             self._sweep, self._stamped = self._follow(policy)
             self._stamped.take_over(before)
+            self.endings.stamped = before.records
             if was_open:
                 self._sweep.open()
                 self._sweep.start_anew()
@@ -168,15 +178,23 @@ class Guard:
         self.lingering.give_up(8)  # what was closed is worth less than what comes
         self.driver.wake()
 
-    def tick(self, now: float) -> None:
-        """Does all that is due; called by the driver, or by hand with a clock of one's own. Never raises."""
+    def tick(self, now: float, most: int = sys.maxsize) -> bool:
+        """Does all that is due; called by the driver, or by hand with a clock of one's own. Never raises.
+
+        Args:
+            most: How many connections it may admit, look at, or have beat.
+
+        Returns:
+            Whether there are more of them.
+        """
         if not self._ticking.acquire(False):
-            return  # the thread of before a fork has not come to its end yet
+            return False  # the thread of before a fork has not come to its end yet
+        is_behind = False
         try:
             if KERNEL_KEEPS_BOOKS:
-                self._sweep.run(now)
-            self._stamped.run(now)
-            self.hearts.run(now)
+                is_behind = self._sweep.run(now, most)
+            is_behind |= self._stamped.run(now, most)
+            is_behind |= self.hearts.run(now, most)
             self.lingering.run(now)
             if self._sweep.is_open and not self._is_answering:
                 self._is_answering = True
@@ -188,6 +206,7 @@ class Guard:
             self.failed("tick", error)
         finally:
             self._ticking.release()
+        return is_behind
 
     def start(self) -> None:
         """Starts the guard's own thread."""

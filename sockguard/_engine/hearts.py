@@ -4,12 +4,14 @@ Anybody may add an owner, in any thread: that appends to a deque, which is atomi
 waits for nobody. All else is done by the thread that ticks.
 """
 
+import sys
 import weakref
 from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
 from sockguard._core.timers import Wheel
+from sockguard._engine.turns import Turns
 
 __all__ = ["Hearts", "Owner"]
 
@@ -53,6 +55,7 @@ class Hearts:
         self._wheel: Wheel[_Entry] = Wheel()
         self._entries: dict[int, _Entry] = {}
         self._died: deque[_Ref] = deque()
+        self._due: Turns[_Entry] = Turns()
 
     def __len__(self) -> int:
         """Counts the owners on the wheel, those included that have died since the last tick."""
@@ -62,25 +65,35 @@ class Hearts:
         """Has an owner called at an instant, or one tick later; from any thread. One that is added again is moved."""
         self._added.append((weakref.ref(owner), at))
 
-    def run(self, now: float) -> None:
-        """Calls all whose instant has come; from one thread at a time. Never raises."""
+    def run(self, now: float, most: int = sys.maxsize) -> bool:
+        """Calls all whose instant has come; from one thread at a time. Never raises.
+
+        Args:
+            most: How many it may call.
+
+        Returns:
+            Whether there are more.
+        """
         self._bury()
         for _ in range(len(self._added)):
             ref, at = self._added.popleft()
             if (owner := ref()) is not None:
                 self._wheel.schedule(self._entry_of(owner), at)
-        for entry in self._wheel.pop_due(now):
+        self._due.add(self._wheel.pop_due(now))
+        for entry in self._due.take(most):
             at_next = self._beat(entry, now)
             if at_next is not None:
                 self._wheel.schedule(entry, at_next)
             elif self._entries.get(entry.key) is entry:
                 del self._entries[entry.key]
+        return len(self._due) > 0
 
     def after_fork_in_child(self) -> None:
         """Forgets all owners, in a forked child: two processes must not send on one connection."""
         self._added.clear()
         self._wheel = Wheel()
         self._entries.clear()
+        self._due = Turns()
         self._died.clear()
 
     def _bury(self) -> None:

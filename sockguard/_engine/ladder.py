@@ -117,8 +117,8 @@ def history(record: Record, activity: Activity, now: float, cookie: int) -> Conn
     Args:
         cookie: What tells it from others.
     """
-    if record.connection is not None:
-        connection = observe(record.connection, activity, now)
+    if (before := record.connection) is not None:
+        connection = observe(before, activity, now)
     else:
         connection = begin(
             cookie,

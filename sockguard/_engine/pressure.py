@@ -115,5 +115,4 @@ class QueueWatch:
 def _read_queued() -> list[SocketFacts]:
     """Lists the connections that wait to be accepted: those that have no inode yet."""
     with open_diag() as diag:
-        rows = read_sockets(diag, [TcpState.ESTABLISHED, TcpState.CLOSE_WAIT])
-    return [row for row in rows if row.inode == 0]
+        return read_sockets(diag, [TcpState.ESTABLISHED, TcpState.CLOSE_WAIT], wanted=lambda row: row.inode == 0)

@@ -8,7 +8,7 @@ original, `detach()` hands it on. So death is only a reason to ask for the cooki
 import sys
 import weakref
 from collections.abc import Callable, Mapping
-from typing import Any, Self
+from typing import Any, Generic, Self, TypeVar, overload
 
 from sockguard._core.connection import Connection
 from sockguard._core.decide import Verdict
@@ -16,8 +16,12 @@ from sockguard._core.facts import Names
 from sockguard._core.policy import Policy
 from sockguard._engine.sites import Site
 from sockguard._engine.terms import Terms
+from sockguard._kernel.resting import Resting, rest, wake
 
 __all__ = ["LoopRef", "Record", "running_loop", "stranger"]
+
+
+Value = TypeVar("Value")
 
 
 class LoopRef:
@@ -35,12 +39,45 @@ class LoopRef:
         """Since when it gives none, if that was reported."""
 
 
+class _Trouble:
+    """What is only to be said of a connection whose peer hung up, or that is ended."""
+
+    __slots__ = ("ended_at", "names", "reported", "verdict")
+
+    def __init__(self) -> None:
+        self.ended_at = self.names = self.reported = self.verdict = None
+
+
+class _OfTrouble(Generic[Value]):
+    """An attribute of a record that is kept in its `_Trouble`, which is only made when one of them is set."""
+
+    def __set_name__(self, _: type, name: str) -> None:
+        self._name = name
+
+    @overload
+    def __get__(self, record: None, _: type) -> Self: ...
+    @overload
+    def __get__(self, record: "Record", _: type) -> Value | None: ...
+    def __get__(self, record: "Record | None", _: type) -> Self | Value | None:
+        if record is None:
+            return self
+        return None if record.trouble is None else getattr(record.trouble, self._name)
+
+    def __set__(self, record: "Record", value: Value | None) -> None:
+        trouble = record.trouble
+        if trouble is None and value is not None:
+            made = _Trouble()  # before the question: a wrapper's thread may come at the same time, and between the
+            if (trouble := record.trouble) is None:  # question and what follows, nothing is called: no thread switches
+                record.trouble = trouble = made
+        if trouble is not None:
+            setattr(trouble, self._name, value)
+
+
 class Record(weakref.ref[Any]):
     """A connection that the guard watches: what it was when it was adopted, and what happened since."""
 
     __slots__ = (
-        "connection", "cookie", "ended_at", "fd", "is_server", "is_told", "loop", "names", "opened_at", "reported",
-        "site", "terms", "verdict",
+        "_history", "cookie", "fd", "is_server", "loop", "opened_at", "site", "terms", "trouble", "untold",
     )  # fmt: skip
 
     fd: int
@@ -50,18 +87,19 @@ class Record(weakref.ref[Any]):
     is_server: bool
     loop: LoopRef | None
     site: Site | None
-    connection: Connection | None
-    """Its history; None until it is first looked at, which for most never happens."""
+    _history: Resting | None
     terms: Terms | None
     """What the program says of it, if it guards it explicitly."""
-    names: Names | None
+    trouble: "_Trouble | None"
+    """What the four below are kept in."""
+    untold: bool
+    """No event has said that it was ended; deleted by `claim`."""
+    names = _OfTrouble[Names]()
     """Its addresses, read when its peer hung up: of a connection that is over the kernel forgets them."""
-    verdict: Verdict | None
+    verdict = _OfTrouble[Verdict]()
     """By which the guard began to end it."""
-    ended_at: float | None
-    is_told: bool
-    """An event has said that the guard ends it."""
-    reported: Mapping[str, object] | None
+    ended_at = _OfTrouble[float]()
+    reported = _OfTrouble[Mapping[str, object]]()
     """What was told of its leak, and when."""
 
     # The referent's own hash and equality would be asked for otherwise: they are the application's code.
@@ -89,15 +127,33 @@ class Record(weakref.ref[Any]):
         self.loop = loop
         self.site = site
         self.terms = terms
-        self.is_told = False
-        self.connection = self.verdict = self.names = self.ended_at = self.reported = None
+        self.untold = True
+        self._history = self.trouble = None
 
     def __new__(cls, owner: Any, callback: Callable[[Any], object] | None, *_: object) -> Self:
         return super().__new__(cls, owner, callback)
 
+    @property
+    def connection(self) -> Connection | None:
+        """Its history; None until it is first looked at, which for most never happens."""
+        history = self._history  # read once: a loop's thread may ask while the guard's puts another
+        return None if history is None else wake(history)
+
+    @connection.setter
+    def connection(self, connection: Connection | None) -> None:
+        self._history = None if connection is None else rest(connection)
+
     def policy_or(self, policy: Policy) -> Policy:
         """Gives the policy of this connection; the one that is given, unless it has its own."""
         return policy if self.terms is None or self.terms.policy is None else self.terms.policy
+
+    def claim(self) -> bool:
+        """Tells whether neither guard nor wrapper has told of its end; from now on, one has: see `Terms.claim`."""
+        try:
+            del self.untold
+        except AttributeError:
+            return False
+        return self.terms is None or self.terms.claim()
 
     @property
     def has_object(self) -> bool:
@@ -107,7 +163,8 @@ class Record(weakref.ref[Any]):
     @property
     def is_hung_up(self) -> bool:
         """Tells whether it was seen that the peer has closed its side, or that the connection is over."""
-        return self.connection is not None and self.connection.is_hung_up
+        history = self._history
+        return isinstance(history, Connection) and history.is_hung_up  # what is packed is none of these
 
     @property
     def is_ended_by_guard(self) -> bool:

@@ -13,7 +13,7 @@ is taken in; it is one of this process, and nobody else has announced it.
 import math
 from collections import deque
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 from sockguard._engine.record import LoopRef, Record, stranger
 from sockguard._engine.sites import Site
@@ -21,11 +21,14 @@ from sockguard._engine.terms import Terms
 from sockguard._engine.transports import fd_of_transport
 from sockguard._kernel.one_socket import fd_of, find_cookie
 
-__all__ = ["Entry", "Registry"]
+__all__ = ["Entry", "Registry", "welcome"]
 
+MAX_HANDED_ON = 1024
+"""Connections of explicit terms that are remembered after their number was closed, as a duplicate may live."""
 MAX_GHOSTS = 4096
 """Connections remembered that this process has closed while a forked child may hold them, some 100 bytes each."""
 
+T = TypeVar("T")
 Entry = tuple[Any, int, bool, LoopRef | None, Site, Terms | None]
 """What is known of a connection when it is opened: a weak reference to its owner, the descriptor (-1 where
 the owner is a transport, which will tell), whether we accepted it, its event loop, its site, and the terms of
@@ -43,8 +46,11 @@ class Registry:
         """What was opened since the last tick; appended to from any thread."""
         self._new: deque[Record] = deque()
         self._died: deque[Record] = deque()
+        self._note_death = self._died.append  # made once, as it is 80 bytes, and every record refers to one
         self._displaced: list[Record] = []
         self._ghosts: dict[int, Record] = {}
+        self.handed_on: dict[int, Terms] = {}
+        """By cookie, the terms of what was closed, and may have been handed on by a duplicate."""
         self._forked_at = -math.inf
 
     def enlist(self, now: float) -> None:
@@ -55,8 +61,8 @@ class Registry:
             fd = entry[1] if entry[1] >= 0 else _fd_of(entry[0]())
             if fd >= 0:
                 last[fd] = _with_its_beginning(last.get(fd), entry)
-        for fd, entry in last.items():
-            self._enlist(fd, entry, now)
+        for fd in list(last):
+            self._enlist(fd, last.pop(fd), now)  # so the memory of one entry serves the next record
 
     def _enlist(self, fd: int, entry: Entry, now: float) -> None:
         ref, given_fd, is_server, loop, site, terms = entry
@@ -74,7 +80,7 @@ class Registry:
             record = stranger(fd, None, now, is_server=is_server)
             record.loop, record.site, record.terms = loop, site, terms
         else:
-            record = Record(owner, self._died.append, fd, None, now, is_server, loop, site, terms)
+            record = Record(owner, self._note_death, fd, None, now, is_server, loop, site, terms)
         self.by_fd[fd] = record
         self._new.append(record)
 
@@ -117,9 +123,9 @@ class Registry:
         if self.by_fd.get(record.fd) is record:
             del self.by_fd[record.fd]
         if record.opened_at <= self._forked_at and record.cookie is not None:
-            self._ghosts[record.cookie] = record
-            while len(self._ghosts) > MAX_GHOSTS:
-                del self._ghosts[next(iter(self._ghosts))]
+            _remember(self._ghosts, record.cookie, record, MAX_GHOSTS)
+        if record.terms is not None and record.cookie is not None:
+            _remember(self.handed_on, record.cookie, record.terms, MAX_HANDED_ON)
 
     def records(self) -> list[Record]:
         """Lists all records; from any thread."""
@@ -148,6 +154,23 @@ class Registry:
                 record.connection = record.connection._replace(has_loop=False)
         self._ghosts.clear()
         self._new.clear()
+
+
+def welcome(registry: Registry, record: Record) -> None:
+    """Takes in a connection that nobody has announced; by its own terms, if it was known by another number.
+
+    That is one that the program has duplicated by its number, and then closed by the number that we knew.
+    """
+    registry.by_fd[record.fd] = record
+    terms = registry.handed_on.pop(record.cookie or 0, None)
+    if terms is not None:
+        terms.fd, record.terms = record.fd, terms
+
+
+def _remember(table: dict[int, T], cookie: int, thing: T, most: int) -> None:
+    table[cookie] = thing
+    while len(table) > most:
+        del table[next(iter(table))]
 
 
 def _with_its_beginning(first: Entry | None, entry: Entry) -> Entry:

@@ -15,6 +15,7 @@ it is announced anew. Price: one that never moves again in either of them stays 
 import _socket
 import contextlib
 import socket
+import sys
 from typing import Any
 
 from sockguard._core.connection import Activity, Connection
@@ -24,6 +25,7 @@ from sockguard._engine.announcer import Announcer
 from sockguard._engine.ladder import Ladder, history, let_go, or_let_go, spare_if_it_moved
 from sockguard._engine.record import Record
 from sockguard._engine.stamped_records import StampedRecord, StampedRecords
+from sockguard._engine.turns import Turns
 from sockguard._kernel.keepalive import apply_keepalive
 from sockguard._kernel.names import read_names
 from sockguard._kernel.one_socket import fd_of
@@ -51,6 +53,8 @@ class StampedSweep:
         self._announcer = announcer
         self._ladder = Ladder(_is_still_due, announcer.step, _end_orderly)
         self._now = self._look_at = 0.0
+        self._to_look: Turns[int] = Turns()
+        """By key; each is looked at once, however often it falls due meanwhile."""
         self.records = StampedRecords()
         self.opened = self.records.opened
         """What was opened since the last tick; appended to from any thread."""
@@ -59,8 +63,14 @@ class StampedSweep:
         """Goes on with the connections of another one, which is not used any more."""
         self.records, self.opened = other.records, other.opened
 
-    def run(self, now: float) -> None:
+    def run(self, now: float, most: int = sys.maxsize) -> bool:
         """Does all that is due at this tick; one connection that fails does not keep the others from it.
+
+        Args:
+            most: How many connections it may look at.
+
+        Returns:
+            Whether there is more to do.
 
         Raises:
             Exception: What went wrong with the last one that failed.
@@ -72,13 +82,16 @@ class StampedSweep:
         for record in self.records.take_died():
             self._drop(record)
         failure: Exception | None = None
-        for record in self.records.due(now):
+        self._to_look.add(record.key for record in self.records.due(now))
+        for key in self._to_look.take(most):
             try:
-                self._look(record)
+                if (found := self.records.by_key.get(key)) is not None:
+                    self._look(found)
             except Exception as error:  # noqa: BLE001 - it is raised below
                 failure = error
         if failure is not None:
             raise failure
+        return len(self._to_look) > 0
 
     def _drop(self, record: StampedRecord) -> None:
         """Takes note that a connection is closed, by whomever."""

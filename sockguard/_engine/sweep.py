@@ -9,6 +9,7 @@ which descriptors they have (of CPython's own tests, test_subprocess lists those
 """
 
 import contextlib
+import sys
 from typing import Any
 
 from sockguard._core.connection import Connection
@@ -24,10 +25,11 @@ from sockguard._engine.established import EstablishedScan
 from sockguard._engine.ghosts import Ghosts
 from sockguard._engine.pressure import DescriptorWatch, QueueWatch
 from sockguard._engine.record import Record
-from sockguard._engine.registry import Registry
+from sockguard._engine.registry import Registry, welcome
 from sockguard._engine.stalls import StallWatch
 from sockguard._engine.strangers import Findings, Strangers
 from sockguard._engine.terms import Demands
+from sockguard._engine.turns import Turns
 from sockguard._kernel.activity import was_ever_connected
 from sockguard._kernel.borrow import Borrower, Gone
 from sockguard._kernel.keepalive import apply_keepalive
@@ -71,7 +73,7 @@ class Sweep:
         self._peers: PeerCloseWatch
         self._enforcer: Enforcer
         self._wheel: Wheel[int] = Wheel()
-        self._to_look: set[int] = set()
+        self._to_look: Turns[int] = Turns()
         """Descriptors of which something was heard, or whose time has come; told once, so they are kept until done."""
         self._strangers = Strangers(registry)
         self._established = EstablishedScan(registry)
@@ -83,18 +85,23 @@ class Sweep:
         self.descriptors.sheds_dead = policy.shed_dead_on_accept == "always" and policy.mode == "enforce"
         self._is_queue_full = False
 
-    def run(self, now: float) -> None:
-        """Does all that is due at this tick."""
-        self._now = now
+    def run(self, now: float, most: int = sys.maxsize) -> bool:
+        """Does all that is due at this tick, and tells whether there is more.
+
+        Args:
+            most: How many connections it may admit, and how many it may look at.
+        """
+        self._now, is_behind = now, False
         self._announcer.begin(now)
         if self._registry.opened or self._registry.by_fd:
             self.open()
         if self.is_open:
             if not self._peers.is_intact:
                 self.start_anew()
-            self._take_stock()
-            self._to_look.update(self._peers.drain(), self._wheel.pop_due(now), self._demands.pop_due(now))
-            self._look_at_those_due()
+            is_behind = self._take_stock(most)
+            for due in (self._demands.pop_due(now), self._peers.drain(), self._wheel.pop_due(now)):
+                self._to_look.add(due)
+            self._look_at_those_due(most)
         if findings := self._strangers.scan_if_due(now):
             self._take_in(findings)
         if self._clauses.usual.first_look_after is not None:
@@ -102,11 +109,11 @@ class Sweep:
         if now - self._watched_at >= WATCH_EVERY:
             self._watched_at = now
             self._watch_host()
+        return is_behind or len(self._to_look) > 0
 
-    def _look_at_those_due(self) -> None:
+    def _look_at_those_due(self, most: int) -> None:
         """Looks at them one by one; should one fail, the others and it will be looked at again."""
-        while self._to_look:
-            fd = self._to_look.pop()
+        for fd in self._to_look.take(most):
             if (found := self._registry.by_fd.get(fd)) is None:
                 continue
             try:
@@ -115,14 +122,17 @@ class Sweep:
                 self._wheel.schedule(fd, self._now + AGAIN_AFTER)
                 raise
 
-    def _take_stock(self) -> None:
-        """Admits what is new, and takes note of what is gone."""
+    def _take_stock(self, most: int) -> bool:
+        """Admits what is new, and takes note of what is gone; tells whether it is to be called again for the rest."""
+        n_admitted = 0
         for record in self._registry.take_new(self._now):
-            self._admit(record)
+            n_admitted += self._admit(record)
+            if n_admitted >= most:
+                break
         for record in self._registry.take_displaced():
             self._on_close(record)
-        for record in self._registry.take_died():
-            self._look(record)
+        self._to_look.add(record.fd for record in self._registry.take_died())
+        return n_admitted >= most
 
     def open(self) -> None:
         """Takes the descriptors, if that is not done; from any thread, and without waiting.
@@ -158,24 +168,25 @@ class Sweep:
             self._peers.close()
             self._borrower.close()
 
-    def _admit(self, record: Record) -> None:
-        """Begins to watch a connection that outlived its first tick."""
+    def _admit(self, record: Record) -> bool:
+        """Begins to watch a connection that outlived its first tick; tells whether it did."""
         clauses = self._clauses.of(record)
         try:
             with self._borrower.borrow(record.fd, record.cookie) as sock:
                 if not _is_established(sock):
                     self._registry.postpone(record)
-                    return
+                    return False
                 record.cookie = record.cookie or read_cookie(sock)
                 if not record.has_object:
                     _correct_side(record, sock)
                 _keep_alive(sock, clauses.policy)
         except (Gone, OSError):
             self._registry.forget(record)
-            return
+            return False
         self._peers.add(record.fd)
         if clauses.first_look_after is not None:
             self._wheel.schedule(record.fd, record.opened_at + clauses.first_look_after)
+        return True
 
     def _look(self, record: Record) -> None:
         clauses = self._clauses.of(record)
@@ -240,7 +251,7 @@ class Sweep:
         for record in strangers:
             if (old := self._registry.by_fd.get(record.fd)) is not None:
                 self._on_close(old)
-            self._registry.by_fd[record.fd] = record
+            welcome(self._registry, record)
             self._peers.add(record.fd)
             self._look(record)
 

@@ -8,7 +8,7 @@ to its holder, who looks again after it has let go.
 import contextlib
 import os
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Any, NamedTuple, Protocol, cast
 
 from sockguard._core.events import Event, EventName, make_event
@@ -16,7 +16,7 @@ from sockguard._core.rate_limit import PERIOD, RateLimit
 from sockguard._engine.courier import MAX_QUEUE, Courier
 from sockguard._kernel.natives import native
 
-__all__ = ["Listener", "Output", "Teller"]
+__all__ = ["Listener", "Output", "Teller", "TellersCounter"]
 
 MAX_TEXT = 200
 """Characters of the text of an exception that are told; it may hold whatever the listener worked on."""
@@ -200,6 +200,29 @@ class Teller:
         if not self.flush(timeout):
             self._courier.work_off_here()
         self._audience.close()
+
+
+class TellersCounter:
+    """Counts for a teller what it need not be told, as it would tell nobody; from any thread, without waiting."""
+
+    def __init__(self, teller: Teller) -> None:
+        self._teller = teller
+
+    def counts_only(self, name: EventName, site: Hashable, now: float) -> bool:
+        """Tells whether one more event of an origin would be withheld and only counted, and nobody else wants it."""
+        teller = self._teller
+        return not teller._audience.listeners and teller._limit.is_withheld(name, site, now)  # noqa: SLF001 - its own
+
+    def count(self, name: EventName, site: Hashable) -> bool:
+        """Counts an event that was not made; False if that cannot be, so that it has to be made and told."""
+        teller = self._teller
+        if not teller._sorting.acquire(False):  # noqa: SLF001
+            return False
+        try:
+            return teller._limit.count(name, site)  # noqa: SLF001
+        finally:
+            teller._sorting.release()  # noqa: SLF001
+            teller._sort()  # noqa: SLF001 - who came meanwhile has left his event to us
 
 
 def _may_want(output: Output, event: Event) -> bool:

@@ -21,7 +21,7 @@ from sockguard.errors import UsageError
 if TYPE_CHECKING:
     from sockguard._core.decide import Verdict
 
-__all__ = ["Demands", "Terms", "check_policy", "make_terms"]
+__all__ = ["CommonTerms", "Demands", "Terms", "check_policy", "make_terms"]
 
 
 _due_at = operator.attrgetter("due_at")
@@ -36,7 +36,7 @@ class Terms:
         heart: Its heartbeat, if it has one.
     """
 
-    __slots__ = ("books", "demands", "expected", "fd", "gate", "heart", "policy", "verdict")
+    __slots__ = ("books", "demands", "expected", "fd", "gate", "heart", "policy", "untold", "verdict")
 
     def __init__(self, policy: Policy | None, books: Books | None = None, heart: Heart | None = None) -> None:
         self.policy = policy
@@ -52,16 +52,39 @@ class Terms:
         """By which the guard has ended it; written by the guard."""
         self.fd = -1
         """Where the registry has it; written by the guard."""
+        self.untold = True
+        """Nobody has told of its end; deleted by who does."""
 
     @property
     def demand(self) -> Demand | None:
         """The demand that is due first; None if there is none."""
         return min(tuple(self.demands), key=_due_at, default=None) if self.demands else None
 
+    def claim(self) -> bool:
+        """Tells whether nobody has told of the end yet; from now on, somebody has.
+
+        Guard and wrapper may ask at once: to delete an attribute is one step, of which one only succeeds.
+        """
+        try:
+            del self.untold
+        except AttributeError:
+            return False
+        return True
+
     def take_back(self, demand: Demand) -> None:
         """Takes a demand back, and no other one."""
         with contextlib.suppress(ValueError):
             self.demands.remove(demand)
+
+
+class CommonTerms(Terms):
+    """The terms of many connections at once, of which each ends for itself."""
+
+    __slots__ = ()
+
+    def claim(self) -> bool:
+        """Leaves it to the records of the guard to know of which end was told."""
+        return True
 
 
 def check_policy(policy: object) -> None:

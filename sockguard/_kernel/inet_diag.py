@@ -15,8 +15,8 @@ import os
 import socket
 import struct
 import sys
-from collections.abc import Iterable, Iterator
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 from sockguard._core.facts import Address, SocketFacts, SocketMemory, TcpInfo, TcpState
@@ -38,6 +38,7 @@ ATTRIBUTE_HEADER = 4
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP_INTR, NLM_F_DUMP = 0x1, 0x4, 0x10, 0x300
 INET_DIAG_INFO, INET_DIAG_SKMEMINFO = 2, 7
 _SOCKET_MESSAGES = (TCPDIAG_GETSOCK, SOCK_DIAG_BY_FAMILY)
+Wanted = Callable[[SocketFacts], object] | None
 
 _new = tuple.__new__
 """Builds a named tuple past its Python-level constructor, which is half of a row's cost."""
@@ -194,35 +195,39 @@ def _unavailable(error: OSError) -> KernelUnavailable:
     return KernelUnavailable("sock_diag netlink", f"refused with {error.strerror}", _REMEDY)
 
 
-def read_sockets(
-    diag: socket.socket, states: Iterable[int], *, netns: int = 0, with_info: bool = False, with_memory: bool = False
+def read_sockets(  # noqa: PLR0913 - what is asked for
+    diag: socket.socket,
+    states: Iterable[int],
+    *,
+    netns: int = 0,
+    with_info: bool = False,
+    with_memory: bool = False,
+    wanted: Wanted = None,
 ) -> list[SocketFacts]:
     """Lists the TCP sockets, IPv4 and IPv6, that are in one of these states.
 
-    The kernel filters. A dump that the kernel marks as interrupted is asked for again, a
-    few times; then the last answer stands.
+    The kernel filters. A dump that it marks as interrupted is asked for again, a few times; then the last one stands.
 
     Args:
         diag: From `open_diag`.
         netns: Inode of the network namespace of `diag`, for the records.
         with_info: Ask for TCP_INFO, without which there are no ages.
         with_memory: Ask for buffer memory.
+        wanted: Keep only the rows for which it is true: the others, 0.5 to 1 KiB each, take no memory.
 
     Raises:
         KernelUnavailable: Netlink is refused here.
     """
     mask = sum(1 << state for state in states)
     extensions = with_info << (INET_DIAG_INFO - 1) | with_memory << (INET_DIAG_SKMEMINFO - 1)
+    dump = partial(_dump_until_whole, diag, netns=netns, with_attributes=bool(extensions), wanted=wanted)
     try:
-        return _dump_until_whole(diag, [_old_request(extensions, mask)], netns, bool(extensions))
+        return dump([_old_request(extensions, mask)])
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOENT):
             raise _unavailable(error) from error
-    families = (socket.AF_INET, socket.AF_INET6)
     try:
-        return _dump_until_whole(
-            diag, [_request(family, extensions, mask) for family in families], netns, bool(extensions)
-        )
+        return dump([_request(family, extensions, mask) for family in (socket.AF_INET, socket.AF_INET6)])
     except OSError as error:
         raise _unavailable(error) from error
 
@@ -240,7 +245,7 @@ def _frame(kind: int, flags: int, payload: bytes) -> bytes:
 
 
 def _dump_until_whole(
-    diag: socket.socket, requests: list[bytes], netns: int, with_attributes: bool
+    diag: socket.socket, requests: list[bytes], netns: int, with_attributes: bool, wanted: Wanted
 ) -> list[SocketFacts]:
     for _ in range(_MAX_ATTEMPTS):
         sockets: list[SocketFacts] = []
@@ -248,7 +253,7 @@ def _dump_until_whole(
         for request in requests:
             diag.send(request)
             for reply in _replies(diag, netns, with_attributes):
-                sockets += reply.sockets
+                sockets += filter(wanted, reply.sockets)
                 interrupted = interrupted or reply.is_interrupted
         if not interrupted:
             break

@@ -43,9 +43,11 @@ class Standing:
 
         Args:
             sockets: inode -> descriptors.
-            others: descriptors that are no sockets.
+            others: descriptors that are no sockets; may include those that this holds by now.
         """
+        held = self._held()
         self.close()
+        others = [fd for fd in others if fd not in held]
         if len(sockets) > MAX_SOCKETS or has_children():
             return
         try:
@@ -59,9 +61,10 @@ class Standing:
         except (OSError, AttributeError):
             self.close()
             return
-        self._count, self._pid = read_fd_count(), os.getpid()
-        if b"ino:" not in self._text.rpartition(b"\ntfd:")[2]:
-            self.close()  # an old kernel, or no socket
+        # Not the count of now: another thread may have opened something since the list was made.
+        self._count, self._pid = len(others) + sum(map(len, sockets.values())) + _own_count(), os.getpid()
+        if not sockets or _inodes(self._text) != sockets.keys():
+            self.close()  # an old kernel, no socket, or another one by now
 
     def is_same(self) -> bool:
         """Tells whether exactly the same is open; False also where that is not known."""
@@ -73,6 +76,11 @@ class Standing:
         except OSError:
             return False
 
+    def _held(self) -> set[int]:
+        epoll = -1 if self._epoll is None else self._epoll.fileno()
+        held = ((epoll, "anon_inode:[eventpoll]"), (self._info, "/fdinfo/"))
+        return {fd for fd, name in held if _is_still(fd, name)}
+
     def close(self) -> None:
         """Gives its own descriptors back."""
         epoll, self._epoll = self._epoll, None
@@ -83,6 +91,16 @@ class Standing:
             epoll.close()
         if _is_still(info, "/fdinfo/"):
             os.close(info)
+
+
+def _own_count() -> int:
+    """Counts what `read_fd_count` counts beyond a list made before: epoll set and text; the list's own before 6.2."""
+    return 2 if os.stat("/proc/self/fd").st_size else 3
+
+
+def _inodes(text: bytes) -> set[int]:
+    """Reads the inodes in /proc/PID/fdinfo of an epoll set."""
+    return {int(part.split(None, 1)[0], 16) for part in text.split(b" ino:")[1:]}
 
 
 def _is_still(fd: int, name: str) -> bool:

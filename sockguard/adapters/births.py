@@ -27,6 +27,7 @@ def hooks(births: Births, before_loop_closes: Callable[[], Callable[[], object]]
     return [
         Hook("socket", "socket.__init__", _on_init(births)),
         Hook("socket", "socket.__del__", _on_del(births, _of_socket)),
+        Hook("concurrent.futures.thread", "_WorkItem.__init__", _on_job(births)),
         Hook("asyncio.selector_events", "_SelectorTransport.__del__", _on_del(births, _of_transport)),
         Hook("asyncio.streams", "StreamWriter.__del__", _on_del(births, _of_writer)),
         Hook("uvloop", "Loop.close", _on_close(before_loop_closes)),
@@ -59,6 +60,17 @@ def _on_init(births: Births) -> Replacement:
         def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807 - the name it is shown by
             theirs(self, *args, **kwargs)
             births.born(self)
+
+        return __init__
+
+    return Replacement(make)
+
+
+def _on_job(births: Births) -> Replacement:
+    def make(theirs: Callable[..., None]) -> Callable[..., None]:
+        def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807
+            theirs(self, *args, **kwargs)
+            births.given(self)
 
         return __init__
 

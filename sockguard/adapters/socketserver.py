@@ -17,6 +17,7 @@ import os
 import socket
 from typing import TYPE_CHECKING, Any
 
+from sockguard._core.connection import Reason
 from sockguard._core.policy import Policy
 from sockguard._engine.current import shared_guard
 from sockguard._engine.sockets.guarded_socket import GuardedSocket, guard_socket, keep_alive
@@ -114,12 +115,16 @@ class GuardedServerMixin(_Server):
         finally:
             self._make_sure_that_it_is_closed(request)
 
-    @staticmethod
-    def _make_sure_that_it_is_closed(request: Any) -> None:
-        if isinstance(request, GuardedSocket) and request.connection.policy.mode == "observe":
+    def _make_sure_that_it_is_closed(self, request: Any) -> None:
+        if not isinstance(request, socket.socket) or fd_of(request) < 0:
             return
-        if isinstance(request, socket.socket) and fd_of(request) >= 0:
+        guarded = request if isinstance(request, GuardedSocket) else None
+        terms = None if guarded is None else guarded._terms  # noqa: SLF001 - one of us
+        ending = shared_guard().endings.of(request, terms, Reason.LEFT_OPEN)
+        if guarded is None or guarded.connection.policy.mode != "observe":
             request._real_close()  # type: ignore[attr-defined]  # noqa: SLF001 - close() waits for files of makefile()
+        if os.getpid() == self._accepted_by:  # a forked child ends now, with all that it has
+            ending.tell(ending.verdict(), "closed")
 
     @staticmethod
     def _drain(request: GuardedSocket) -> None:

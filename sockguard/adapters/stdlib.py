@@ -4,18 +4,15 @@ So are socketserver, http.server, asyncio (its loops call `sock.accept` and `soc
 trio, and all that is built on them. What sends and receives is not touched.
 """
 
-import errno
 from collections.abc import Callable
 from typing import Any
 
+from sockguard._engine.accepting import UNDER_WAY, shed
 from sockguard._engine.guard import Guard
 from sockguard._engine.hooks import Hook, Replacement
-from sockguard._kernel.activity import is_over
 from sockguard._kernel.own_fds import NO_DESCRIPTOR
 
 __all__ = ["hooks"]
-
-UNDER_WAY = (0, errno.EINPROGRESS, errno.EALREADY, errno.EINTR, errno.EISCONN)
 
 
 def hooks(guard: Guard) -> list[Hook]:
@@ -35,7 +32,7 @@ def _accept(guard: Guard) -> Replacement:
                     guard.was_refused()
                 raise
             if descriptors.sheds_dead:
-                accepted = _shed(self, accepted, theirs)
+                accepted = shed(guard, self, accepted, theirs)
             adopt(accepted[0], accepted[0], True, self)
             return accepted
 
@@ -61,15 +58,3 @@ def _connects(guard: Guard) -> list[Hook]:
         return number
 
     return [Hook("socket", "socket.connect", connect), Hook("socket", "socket.connect_ex", connect_ex)]
-
-
-def _shed(listener: Any, accepted: Any, accept: Callable[[Any], Any]) -> Any:
-    """Closes accepted connections that are over and empty, as long as accept() gives another at once.
-
-    Only for a listener whose accept() never waits: its program expects that nobody is
-    there after all (BlockingIOError). One that waits could wait for ever.
-    """
-    while listener.gettimeout() == 0 and is_over(accepted[0]):
-        accepted[0].close()
-        accepted = accept(listener)
-    return accepted

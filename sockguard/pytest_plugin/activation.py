@@ -1,7 +1,10 @@
 """Puts the plugin to work, once somebody has asked."""
 
+import sys
+
 import pytest
 
+from sockguard._kernel.linux import require_linux
 from sockguard.errors import KernelUnavailable
 from sockguard.pytest_plugin.court import Court
 from sockguard.pytest_plugin.phases import Phases
@@ -22,19 +25,30 @@ def activate(config: pytest.Config) -> None:
     if SETTINGS in config.stash:
         return
     settings = config.stash[SETTINGS] = read_settings(config)
+    try:
+        require_linux("finding sockets that tests leave open")
+    except KernelUnavailable as error:
+        _warn(config, str(error))
+        return  # and writes no file: nothing was looked at
     records = Records(config, settings)
     config.pluginmanager.register(Summary(config, settings, records), "sockguard-summary")
     if _has_workers(config):
         return  # the tests run elsewhere
-    try:
-        tracking = begin_tracking()
-    except KernelUnavailable as error:
-        config.issue_config_time_warning(pytest.PytestConfigWarning(str(error)), stacklevel=2)
-        return
+    tracking = begin_tracking()
     config.add_cleanup(end_tracking)
     phases = Phases(tracking, settings)
     config.pluginmanager.register(phases, "sockguard-phases")
     config.pluginmanager.register(Court(tracking, settings, phases, records), "sockguard-court")
+
+
+def _warn(config: pytest.Config, text: str) -> None:
+    """Warns once in the whole run, and never ends it: not even where warnings are errors."""
+    if hasattr(config, "workerinput"):
+        return  # the main process says it
+    try:
+        config.issue_config_time_warning(pytest.PytestConfigWarning(text), stacklevel=3)
+    except pytest.PytestConfigWarning:
+        sys.stderr.write(f"sockguard: {text}\n")
 
 
 def _has_workers(config: pytest.Config) -> bool:

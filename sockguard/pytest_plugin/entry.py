@@ -99,7 +99,13 @@ def no_socket_leaks() -> None:
 @pytest.fixture
 def socket_leak_guard() -> Iterator[Any]:
     """Tells which sockets are open: snapshot(), leaked(), assert_clean(), ignore_current()."""
+    from sockguard._kernel.linux import require_linux  # noqa: PLC0415
+    from sockguard.errors import KernelUnavailable  # noqa: PLC0415
     from sockguard.pytest_plugin.guard import SocketLeakGuard  # noqa: PLC0415
 
+    try:
+        require_linux("finding sockets that tests leave open")
+    except KernelUnavailable as error:
+        pytest.skip(str(error))
     with SocketLeakGuard() as guard:
         yield guard

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from sockguard._engine.blame.belonging import claim
 from sockguard._engine.blame.births import Moment
 from sockguard._engine.blame.tracking import Tracking
 from sockguard.pytest_plugin.owners import FixtureOwner, TestOwner
@@ -93,7 +94,12 @@ class Phases:
         self._ledger.owners.append(owner)
         owner.has_begun()
         # Finalisers run last in, first out: this one comes before those of the fixture itself.
-        definition.addfinalizer(lambda: self._before.update({id(definition): self._births.enter(Moment(owner))}))
+        definition.addfinalizer(lambda: self._ends(owner))
+
+    def _ends(self, owner: FixtureOwner) -> None:
+        """A fixture's teardown begins."""
+        claim(owner, self._ledger)
+        self._before[id(owner.definition)] = self._births.enter(Moment(owner))
 
     @pytest.hookimpl
     def pytest_fixture_post_finalizer(self, fixturedef: "pytest.FixtureDef[Any]") -> None:

@@ -127,9 +127,12 @@ def _with_marker(terms: Terms, marker: pytest.Mark) -> Terms:
 def _allowed(item: pytest.Item) -> Allowed | None:
     marker = item.get_closest_marker("allow_socket_leaks")
 
-    def read(reason: object, *, count: int | None = None, match: str | None = None) -> Allowed:
+    def read(reason: object, *, count: object = None, match: str | None = None) -> Allowed:
         if not isinstance(reason, str) or not reason.strip():
             msg = f"the reason {reason!r} makes no sense: say why, as in allow_socket_leaks('the pool is shared')"
+            raise UsageError(msg)
+        if not (count is None or (isinstance(count, int) and count >= 0)):
+            msg = f"count={count!r} makes no sense: give the number of sockets, 0 or more"
             raise UsageError(msg)
         return Allowed(count, parse_rule(match) if match is not None else None)
 

@@ -1,6 +1,7 @@
 """Tells of the whole run: a section in the terminal, a file for machines, a baseline for the next run."""
 
 import json
+import os
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -86,6 +87,11 @@ class Summary:
 
 
 def _write(path: str, content: dict[str, Any]) -> None:
-    with open(path, "w", encoding="utf-8") as file:
-        json.dump(content, file, indent=1)
-        file.write("\n")
+    try:
+        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+        with open(path, "w", encoding="utf-8") as file:
+            json.dump(content, file, indent=1)
+            file.write("\n")
+    except OSError as error:
+        msg = f"socket leaks cannot be written to {path} ({error}): name a file that can be"
+        raise pytest.UsageError(msg) from error

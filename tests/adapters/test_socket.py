@@ -10,6 +10,7 @@ import selectors
 import signal
 import socket
 import ssl
+import sys
 import threading
 import time
 import warnings
@@ -627,6 +628,22 @@ def test_a_descriptor_that_is_handed_on_stays_guarded(d):
             assert d.closed() == [("idle", "shut_down")]
 
 
+@pytest.mark.needs_books
+@pytest.mark.parametrize("how", ["by its method", "by its number"])
+def test_a_duplicate_has_the_policy_of_the_original(how):
+    """Also one that nobody has announced, once the original is closed: it is known by the kernel's cookie."""
+    with shared(idle_timeout=1000) as d, pair(idle_timeout=5) as p:
+        d.tick()
+        other = p.server.dup() if how == "by its method" else socket.fromfd(p.server.fileno(), p.server.family, 1)
+        with other:
+            p.server.close()
+            d.guard._sweep._established._due_at = 0  # noqa: SLF001 - it finds what nobody has announced
+            for _ in range(6):
+                d.tick(3)
+            ended_by = [(e.fields["reason"], e.fields["limit"]) for e in d.told("connection_closed")]
+            assert ended_by == [("idle", 5)]
+
+
 def test_numbers_of_the_connection():
     """Bytes both ways and the last that moved, as the kernel has them, without a count on the way."""
     before = time.monotonic()
@@ -893,17 +910,30 @@ def own_guard():
     _process.end()
 
 
+def test_who_waits_for_bytes_beside_a_heart_is_inside_of_a_call(beating):
+    """So its descriptor is not released when the guard ends the connection: it is woken, and finds the end as ever."""
+    client, *_ = beating
+    got = []
+    thread = threading.Thread(target=lambda: got.append(client.recv(9)), daemon=True)
+    thread.start()
+    eventually(lambda: sys._current_frames()[thread.ident].f_code.co_name == "is_ready")  # noqa: SLF001
+    assert all(is_in_use(client) for _ in range(20))
+    client.let_go("for a test")
+    thread.join(5)
+    assert (got, ended(client)) == ([b""], True)
+
+
 @pytest.mark.slow
 def test_a_client_of_redis_idles_in_its_pool(tmp_path, own_guard):
     """With the real server and the guard's own thread: it is asked again and again, and nothing is left of that."""
-    policy = Policy(heartbeat=Heartbeat.redis(every=0.3, timeout=3))
+    policy = Policy(heartbeat=Heartbeat.redis(every=0.3, timeout=8))
     with start_redis(tmp_path) as redis, sockguard.guard_socket(redis.connect(), policy) as client:
         heart = heart_of(client)
         for n in range(1, 4):
             eventually(lambda n=n: heart.n_answered >= n, timeout=20)
             client.sendall(command("INCR", "counter"))
             assert client.recv(99) == b":%d\r\n" % n
-        assert 0 < client.connection.rtt < 3
+        assert 0 < client.connection.rtt < 8
         os.kill(redis.pid, signal.SIGSTOP)
         try:
             assert client.recv(99) == b""
@@ -1140,6 +1170,49 @@ def test_all_calls_after_the_end_say_why(call):
         with pytest.raises(OSError, match="Bad file descriptor") as caught:
             call(closed)
         assert caught.value.errno == errno.EBADF
+
+
+@pytest.mark.parametrize("is_known", [False, True], ids=["closed", "handed out"])
+def test_a_file_cannot_be_sent_after_the_end_either(tmp_path, is_known):
+    """It says why, as send() does."""
+    path = tmp_path / "file"
+    path.write_bytes(b"x" * 99)
+    with pair(half_close="close") as p, path.open("rb") as file:
+        if is_known:
+            p.server.fileno()
+        hang_up(p)
+        assert p.server.recv(9) == b""
+        for call in (lambda: p.server.send(b"x"), lambda: p.server.sendfile(file)):
+            with pytest.raises(ConnectionAbortedError, match=f"{PAST}its peer has closed its side"):
+                call()
+
+
+@pytest.mark.needs_books
+def test_a_listener_that_does_not_wait_passes_over_the_dead():
+    """As any listener does under `install()`: what its peer has left already is closed, and told of."""
+    with shared(shed_dead_on_accept="always") as d, sockguard.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        gone = socket.create_connection(listener.getsockname())
+        name = "{}:{}".format(*gone.getsockname())
+        reset(gone)
+        with socket.create_connection(listener.getsockname()) as there:
+            accepted = eventually(lambda: accept_or_none(listener))
+            with accepted[0]:
+                assert accepted[1] == there.getsockname() and type(accepted[0]) is sockguard.GuardedSocket
+        [event] = d.told("connection_closed")
+        fields = event.fields
+        assert (fields["reason"], fields["setting"], fields["step"], fields["side"], fields["remote"]) == (
+            "pressure", "shed_dead_on_accept", "closed", "server", name,
+        )  # fmt: skip
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+
+
+def accept_or_none(listener):
+    """Accepts a connection if there is one."""
+    with contextlib.suppress(BlockingIOError):
+        return listener.accept()
+    return None
 
 
 def test_a_unix_client_is_none_that_was_accepted(tmp_path):

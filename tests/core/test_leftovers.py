@@ -4,6 +4,7 @@ import pickle
 
 import pytest
 
+from sockguard._core.ignoring import parse_rule
 from sockguard._core.leftovers import Leftover, LeftoverCause, headline, lines_of, story
 
 TCP = Leftover(
@@ -69,11 +70,16 @@ def test_story_begins_with_a_summary():
         ({"source_at": ""}, "peer:127.0.0.1:8000"),
         ({"source_at": "", "remote": ""}, "port:50000"),
         ({"source_at": "", "protocol": "Unix", "local": "/run/x"}, "path:/run/x"),
+        ({"source_at": "", "local": "", "remote": ""}, "created-by:app.fetch"),
+        ({"source_at": "", "local": "", "remote": "", "created_by": ()}, ""),
     ],
 )
 def test_ignore_line(changes, line):
     """The line proposed names the application's function, else the peer, else the port or path."""
-    assert TCP._replace(**changes).ignore_line == line
+    leftover = TCP._replace(**changes)
+    assert leftover.ignore_line == line
+    assert line == "" or parse_rule(line).matches(leftover)
+    assert ("to ignore" in "".join(lines_of(leftover))) == bool(line)
 
 
 def test_record_can_be_pickled():

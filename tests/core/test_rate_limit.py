@@ -177,3 +177,18 @@ def test_memory_is_bounded(steps, max_sites: int) -> None:
         now += seconds
         limit.offer(event(name, site), now)
         assert len(limit) <= max_sites
+
+
+def test_what_is_only_counted_is_told_by_its_number() -> None:
+    """One that is withheld stands for those that were never made; while none is, there is nothing that could."""
+    limit = RateLimit(10.0)
+    assert not limit.is_withheld(LEAK, "a", 0.0) and not limit.count(LEAK, "a")
+    limit.offer(event(), 0.0)
+    assert not limit.is_withheld(LEAK, "a", 1.0) and not limit.count(LEAK, "a")
+    limit.offer(event(fd=7), 1.0)
+    assert limit.is_withheld(LEAK, "a", 2.0) and not limit.is_withheld(CLOSED, "a", 2.0)
+    assert [limit.count(LEAK, "a") for _ in range(3)] == [True] * 3
+    assert limit.n_withheld == 4
+    assert not limit.is_withheld(LEAK, "a", 10.0)  # the next one is told
+    (told,) = limit.overdue(10.0)
+    assert (suppressed(told), told.fields["fd"], limit.n_withheld) == (3, 7, 0)

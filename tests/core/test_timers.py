@@ -1,5 +1,8 @@
 """The wheel against what it promises: each key once, never early, at most one tick late."""
 
+import sys
+import tracemalloc
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -100,3 +103,20 @@ def test_keys_of_many_ticks_fire_in_the_order_of_their_ticks() -> None:
             wheel.schedule(n, 100.0 + n)
         assert wheel.pop_due(200.0) == list(range(10))
         assert wheel.next_at is None
+
+
+def test_keys_that_wait_take_no_number_each() -> None:
+    """Ten thousand that are due at one tick share what says when: only their place in two tables is their own."""
+    wheel: Wheel[int] = Wheel()
+    keys = range(10_000)
+    tracemalloc.start()
+    try:
+        for key in keys:
+            wheel.schedule(key, 1000.0)
+        wheel.cancel(0)
+        grown, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(wheel) == len(keys) - 1
+    own_numbers = sum(map(sys.getsizeof, keys))  # the keys themselves, which range() makes as they are asked for
+    assert (grown - own_numbers) / len(keys) < 60

@@ -127,11 +127,11 @@ def test_no_hub_is_no_error_and_is_looked_for_now_and_then(monkeypatch):
     searches: list[float] = []
     monkeypatch.setattr(module, "monotonic", lambda: now[0])
     objects: list[object] = []
-    monkeypatch.setattr(module, "gc", SimpleNamespace(get_objects=lambda: searches.append(now[0]) or objects))
+    monkeypatch.setattr(module, "instances_of", lambda _: searches.append(now[0]) or objects)
     hub = Hub()
     assert not hub.spawn("gevent", print)
     main = GeventHub()
-    objects += [object(), main]
+    objects += [GeventHub(is_main=False), main]
     now[0] += LOOK_EVERY - 0.1
     assert not hub.spawn("gevent", print)
     now[0] += 0.1
@@ -146,7 +146,7 @@ def test_destroyed_hub_is_not_asked_again(monkeypatch):
     now = [100.0]
     monkeypatch.setattr(module, "monotonic", lambda: now[0])
     objects: list[object] = [first := GeventHub()]
-    monkeypatch.setattr(module, "gc", SimpleNamespace(get_objects=lambda: objects))
+    monkeypatch.setattr(module, "instances_of", lambda _: objects)
     hub = Hub()
     assert hub.spawn("gevent", print)
     first.loop = None

@@ -221,3 +221,18 @@ def test_each_is_called_within_one_tick_of_its_wish(wishes):
         for called_at, wish in zip(owner.called_at, [first, *more], strict=True):
             assert 0 <= called_at - max(wish / 16, before + TICK) < TICK
             before = called_at
+
+
+def test_only_so_many_beat_at_once_and_the_others_next():
+    """In their order: nobody who is due waits for one that fell due after him."""
+    beating, owners = hearts()[0], [Owner() for _ in range(5)]
+    for owner in owners:
+        beating.add(owner, 1.0)
+    assert beating.run(10.0, 2)
+    late = Owner()
+    beating.add(late, 1.0)
+    assert [len(owner.called_at) for owner in (*owners, late)] == [1, 1, 0, 0, 0, 0]
+    assert beating.run(10.25, 2)
+    assert [len(owner.called_at) for owner in (*owners, late)] == [1, 1, 1, 1, 0, 0]
+    assert not beating.run(10.5, 2)
+    assert [len(owner.called_at) for owner in (*owners, late)] == [1] * 6

@@ -12,8 +12,10 @@ import pytest
 from guarded import driven
 from loopback import connect
 from sockguard._engine import registry as module
+from sockguard._engine.record import stranger
 from sockguard._engine.registry import Registry
 from sockguard._engine.sites import capture
+from sockguard._engine.terms import Terms
 
 
 class Thing:
@@ -294,3 +296,18 @@ def test_a_record_is_itself_and_nothing_else():
         assert record != socket
     finally:
         os.close(odd.fd)
+
+
+def test_the_terms_of_what_was_closed_are_remembered_for_a_duplicate_of_it():
+    """By the cookie, and for so many; whoever takes them over is found by a deadline that was set before."""
+    made = Registry()
+    terms = [Terms(None) for _ in range(module.MAX_HANDED_ON + 1)]
+    for cookie, its in enumerate(terms, 1):
+        gone = stranger(5, cookie, 0.0, is_server=True)
+        gone.terms = its
+        made.forget(gone)
+    oldest, newest, unknown = (stranger(fd, cookie, 0.0, is_server=True) for fd, cookie in ((7, 1), (8, 2), (9, None)))
+    for record in (oldest, newest, unknown):
+        module.welcome(made, record)
+    assert (oldest.terms, newest.terms, unknown.terms) == (None, terms[1], None)
+    assert terms[1].fd == 8 and made.by_fd == {7: oldest, 8: newest, 9: unknown}

@@ -252,6 +252,7 @@ def test_a_leak_is_taken_back_when_its_owner_closes_it():
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.allow_socket_leaks("a connection is thrown away, as a program that leaks does", count=1)
 def test_a_leak_is_taken_back_when_its_owner_is_collected():
     """The guard keeps no object alive, nor a record of one that is not."""
     with driven(fin_timeout=None, leak_after=2) as d, dropped(d) as peer:
@@ -612,3 +613,18 @@ async def test_a_blocked_loop_is_shut_down_from_outside():
             pass_time(d, 8)  # the loop runs no callback in here
             assert is_shut(peer)
             await wait_for(lambda: ours.fileno() == -1)
+
+
+def test_a_tick_in_the_programs_thread_looks_at_so_many(monkeypatch):
+    """And at the others at the next tick, which is asked for; each has its turn before any has a second one."""
+    looked = []
+    monkeypatch.setattr(stamped.StampedSweep, "_look", lambda _, record: looked.append(record.fd))
+    with driven() as d, contextlib.ExitStack() as stack:
+        owners = []
+        for sock in (one for _ in range(4) for one in socket.socketpair()):
+            owner = stack.enter_context(Owner(fileno=sock.detach())).stamp(None, d.now)
+            d.guard.adopt(owner, owner, True, terms=owner.terms)
+            owners.append(owner)
+        d.guard.tick(d.now, 3)
+        assert [d.guard.tick(d.now + 1 + n * 0.01, 3) for n in range(3)] == [True, True, False]
+        assert sorted(looked) == sorted(owner.fileno() for owner in owners)

@@ -386,3 +386,60 @@ def test_a_dead_connection_is_told_with_its_addresses():
         [leak] = d.told("leak_detected")
         host, port = c.server.getsockname()
         assert (leak.fields["local"], leak.fields["cause"]) == (f"{host}:{port}", "dead_fd")
+
+
+# --- Without a thread: so much at once, and no more ---
+
+
+@contextlib.contextmanager
+def crowd(d, n):
+    """Has the guard take in so many connections; gives the server's ends."""
+    with contextlib.ExitStack() as stack:
+        socks = [stack.enter_context(connect()) for _ in range(n)]
+        for c in socks:
+            d.adopt(c.server)
+        yield socks
+
+
+def test_a_tick_in_the_programs_thread_admits_so_many_and_asks_to_come_again():
+    """In the order in which they came; with a thread of its own the guard has all the time it wants."""
+    with driven() as d, crowd(d, 12) as socks:
+        seen = []
+        while not seen or seen[-1][1]:
+            d.now += 0.25
+            is_behind = d.guard.tick(d.now, 5)
+            admitted = [d.guard.registry.by_fd[c.server.fileno()].cookie is not None for c in socks]
+            assert admitted == sorted(admitted, reverse=True)
+            seen.append((sum(admitted), is_behind))
+        assert seen == [(5, True), (10, True), (12, False)]
+
+
+def test_a_tick_in_the_programs_thread_looks_at_so_many():
+    """All peers hang up at once, and all are ended, some at this tick, and the others at the next."""
+    with driven(fin_timeout=1, leak_after=None) as d, crowd(d, 12) as socks:
+        d.tick()
+        for c in socks:
+            c.client.close()
+        eventually(lambda: all(state_of(c.server) == CLOSE_WAIT for c in socks))
+        n_seen = []
+        while not n_seen or n_seen[-1] < 12:
+            assert d.guard.tick(d.now + len(n_seen) * 0.01, 5) == (len(n_seen) < 2)
+            n_seen.append(len(d.told("peer_closed")))
+        assert n_seen == [5, 10, 12]
+
+
+def test_connections_that_are_on_their_way_hold_nobody_up():
+    """However many there are: they are passed over, and those behind them admitted; and nobody is asked to hurry."""
+    with driven() as d, contextlib.ExitStack() as stack:
+        listener = stack.enter_context(listen(backlog=0))
+        for _ in range(8):  # the queue takes one or two; the others wait for an answer
+            sock = stack.enter_context(socket.socket())
+            sock.setblocking(False)
+            sock.connect_ex(listener.getsockname())
+            d.adopt(sock, is_server=False)
+        c = stack.enter_context(connect())
+        record = d.adopt(c.server)
+        eventually(lambda: d.guard.tick(d.now, 2) or record.cookie is not None)
+        assert record.cookie is not None
+        eventually(lambda: not d.guard.tick(d.now, 2))
+        assert len(d.guard.registry._new) >= 5  # noqa: SLF001 - still on their way

@@ -523,6 +523,17 @@ def test_kernel_filters_by_state() -> None:
         assert all(row.state == state for state, rows in by_state.items() for row in rows.values())
 
 
+def test_what_is_not_wanted_is_left_out() -> None:
+    """Each row is asked about once, and only those for which it is true come back."""
+    asked = []
+    with connect() as connection, open_diag() as diag:
+        wanted = inode_of(connection.server)
+        rows = read_sockets(diag, [1], wanted=lambda row: asked.append(row.inode) or row.inode == wanted)
+        assert [row.inode for row in rows] == [wanted]
+        assert {wanted, inode_of(connection.client)} <= set(asked)
+        assert len(asked) == len(set(asked) - {0}) + asked.count(0)
+
+
 def test_both_request_kinds_are_answered_alike() -> None:
     """Contract of the real kernel: TCPDIAG_GETSOCK tells of both families what SOCK_DIAG_BY_FAMILY tells of each."""
 

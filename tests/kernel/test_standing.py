@@ -115,3 +115,31 @@ def test_closed_behind_its_back(standing, some):
     standing.close()
     for file in files:
         os.close(file)
+
+
+def test_opened_by_another_thread_meanwhile(standing, some):
+    """What is open since the list was made is not taken for part of it."""
+    known = read_descriptors()
+    with socket.socket():
+        standing.remember(*known)
+        assert not standing.is_same()
+
+
+def test_replaced_by_another_thread_meanwhile(standing, some):
+    """Nor is a socket that has the number of one in the list."""
+    known = read_descriptors()
+    number = some[-1].fileno()
+    some.pop().close()
+    with socket.socket() as other:
+        assert other.fileno() == number
+        standing.remember(*known)
+        assert not standing.is_same()
+
+
+def test_remembered_again(standing, some):
+    """Its own descriptors are in the second list, and are not counted as the program's."""
+    for _ in range(3):
+        standing.remember(*read_descriptors())
+        assert standing.is_same()
+    with socket.socket(), socket.socket():
+        assert not standing.is_same()

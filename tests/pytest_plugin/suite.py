@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 __all__ = ["SUITES", "Outcome", "run_suite", "write"]
 
+PATIENCE = 3.0
+"""Seconds that innocent tests have for threads and servers to close what they are about to close: on a busy machine."""
 SUITES = Path(__file__).parent / "suites"
 IS_INSTALLED = any(entry.name == "sockguard" for entry in entry_points(group="pytest11"))
 PLUGIN = [] if IS_INSTALLED else ["-p", "sockguard.pytest_plugin.entry"]
@@ -60,7 +62,7 @@ def run_suite(folder: Path, *options: str, leaks: str | None = "error", randomly
     (folder / "pytest.ini").touch()
     asked = [] if leaks is None else [f"--socket-leaks={leaks}"]
     shuffle = [] if randomly else ["-p", "no:randomly"]
-    command = [sys.executable, "-m", "pytest", *PLUGIN, *shuffle, *asked, "-o", "socket_leaks_grace=0.2"]
+    command = [sys.executable, "-m", "pytest", *PLUGIN, *shuffle, *asked, "-o", f"socket_leaks_grace={PATIENCE}"]
     told = [] if "no:terminal" in options else ["-rA", "--tb=short"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "COLUMNS"))}
     done = subprocess.run(
@@ -70,7 +72,7 @@ def run_suite(folder: Path, *options: str, leaks: str | None = "error", randomly
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=100,
+        timeout=300,
         check=False,
     )
     found = json.loads(report.read_text()) if report.exists() else {}

@@ -8,28 +8,22 @@ Then it is that fixture's affair, at its own teardown.
 """
 
 import gc
-import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from types import CellType, FunctionType, MethodDescriptorType, ModuleType
 from typing import Any
 
 from sockguard._engine.attributes import module_of
 from sockguard._engine.blame.births import Birth, Moment
 from sockguard._engine.blame.ledger import Ledger, Owner, Suspect
+from sockguard._engine.blame.loops import GONE, is_event_loop, without_closing
 from sockguard._kernel.own_sockets import read_inode, sketch_descriptor
 
-__all__ = ["give_to_owners", "is_of_loop", "transports"]
+__all__ = ["claim", "give_to_owners", "left_by_clients"]
 
 MAX_OBJECTS = 200_000
 """Objects that are looked at from the values of fixtures, at most: some 50 ms."""
 STRANGE = ("_pytest", "pytest_asyncio", "pluggy")
 """Packages whose objects lead everywhere."""
-LOOPS = frozenset(
-    {"asyncio.unix_events", "asyncio.base_events", "asyncio.selector_events", "asyncio.windows_events", "uvloop"}
-)
-GONE = frozenset({"CLOSE_WAIT", "CLOSE"})
-ITERATIONS, WHILE = 10, 0.1
-"""How often a loop goes round, and then for how many seconds on, before it must have seen that a peer hung up."""
 
 
 def give_to_owners(suspects: list[Suspect], ledger: Ledger) -> list[Suspect]:
@@ -47,7 +41,20 @@ def give_to_owners(suspects: list[Suspect], ledger: Ledger) -> list[Suspect]:
     rest = [
         s for s in suspects if s not in served and (s.birth.moment.owner is s.owner or s.birth.moment.owner.is_over)
     ]
-    return _without_closing(abandoned + _without_reached(rest, ledger))
+    return without_closing(abandoned + _without_hidden(_without_reached(rest, ledger), ledger))
+
+
+def claim(owner: Owner, ledger: Ledger) -> None:
+    """Gives an owner, before it is torn down, what its value leads to; afterwards nothing leads there any more."""
+    births = {inode: ledger.births.by_inode[inode] for inode in ledger.look()}
+    ours = {inode for inode, birth in births.items() if _is_of_a_test(birth, ledger)}
+    for inode in ours & set(_inodes_from(owner.roots)) if ours else ():
+        births[inode].moment = Moment(owner)
+
+
+def _is_of_a_test(birth: Birth, ledger: Ledger) -> bool:
+    owner = birth.moment.owner
+    return not (owner is ledger.baseline or owner in ledger.owners or birth.is_internal or birth.is_told)
 
 
 def left_by_clients(suspects: list[Suspect], ledger: Ledger) -> list[Suspect]:
@@ -55,7 +62,7 @@ def left_by_clients(suspects: list[Suspect], ledger: Ledger) -> list[Suspect]:
     listeners = dict(_listeners(ledger)) if suspects else {}
     owners = [_listener_of(suspect, listeners) for suspect in suspects]
     found = [s for s, owner in zip(suspects, owners, strict=True) if owner is not None and owner is not s.owner]
-    return _without_closing(found)
+    return without_closing(found)
 
 
 def _is_alive(owner: Owner, ledger: Ledger) -> bool:
@@ -111,7 +118,7 @@ def _leads_everywhere(thing: Any) -> bool:
     kind = type(thing)
     if kind is ModuleType or issubclass(kind, type):
         return True
-    return module_of(thing).startswith(STRANGE) or _is_event_loop(thing)
+    return module_of(thing).startswith(STRANGE) or is_event_loop(thing)
 
 
 def _referents(thing: Any) -> list[Any]:
@@ -139,115 +146,31 @@ def _descriptor(thing: Any) -> int:
         return -1
 
 
-class _Paused:
-    """An event loop that stands still between two tests, and has to run before a socket of its can be closed."""
+class _Lives:
+    """Owners in whose values somebody in C may have a socket: as long as they live, nobody can tell whose it is."""
 
-    def __init__(self, loop: Any, *, is_told_to_close: bool) -> None:
-        self._loop = loop
-        self._remaining = ITERATIONS
-        self._has_run = False
-        if not is_told_to_close:
-            loop.call_soon(self._tick)
-
-    def _tick(self) -> None:
-        """Is called by the loop: some iterations on end, and once more after a while."""
-        self._remaining -= 1
-        if self._remaining > 0:
-            self._loop.call_soon(self._tick)
-        elif self._remaining == 0:
-            self._loop.call_later(WHILE, self._tick)
-        else:
-            self._has_run = True
+    def __init__(self, owners: list[Owner]) -> None:
+        self._owners = owners
 
     def is_over(self) -> bool:
-        """Tells whether the loop had its chance, or will not run again."""
-        return self._has_run or bool(self._loop.is_closed())
+        """Tells whether all of them have ended. Whatever is open then, they did not close."""
+        return all(owner.is_over for owner in self._owners)
 
 
-def _without_closing(suspects: list[Suspect]) -> list[Suspect]:
-    """Leaves out what its event loop will close, or can see the end of, only when it runs again.
-
-    A loop of a wider scope than the test stands still while the test is judged. So a
-    transport that was told to close is left to it; and where the peer has hung up, it first
-    gets the time to notice.
-    """
-    if not suspects or "asyncio" not in sys.modules:
-        return suspects
-    transports = dict(_open_transports([suspect.birth for suspect in suspects]))
+def _without_hidden(suspects: list[Suspect], ledger: Ledger) -> list[Suspect]:
+    """Leaves what was opened in C to those who may have it, until they have ended."""
+    owners = [owner for owner in ledger.owners if any(map(_may_hide, owner.roots))]
     rest = []
     for suspect in suspects:
-        suspect.birth.waits = _pause_of(suspect, transports.get(suspect.birth.inode))
-        if suspect.birth.waits is None and not is_of_loop(suspect.birth):
+        birth = suspect.birth
+        is_seen = bool(birth.calls or birth.objects() or suspect.child or birth.has_waited)
+        if owners and not is_seen:
+            birth.has_waited, birth.waits = True, _Lives(owners)
+        elif birth.waits is None or birth.waits.is_over():
             rest.append(suspect)
     return rest
 
 
-def _pause_of(suspect: Suspect, transport: Any) -> _Paused | None:
-    if transport is None or suspect.birth.has_waited:
-        return None
-    loop = _loop_of(transport)
-    if loop is None or loop.is_closed() or loop.is_running():
-        return None
-    is_closing = transport.is_closing()
-    if not is_closing and suspect.sketch.state not in GONE:
-        return None
-    suspect.birth.has_waited = not is_closing
-    return _Paused(loop, is_told_to_close=is_closing)
-
-
-def _loop_of(transport: Any) -> Any:
-    """Finds the loop of a transport. Those of uvloop do not tell, so any loop of uvloop that is open is taken."""
-    loop = getattr(transport, "_loop", None)
-    if loop is None:
-        kinds = (
-            kind for kind in gc.get_objects() if type(kind).__module__ == "uvloop" and hasattr(kind, "run_forever")
-        )
-        loop = next((found for found in kinds if not found.is_closed()), None)
-    return loop
-
-
-def _open_transports(births: list[Birth]) -> Iterator[tuple[int, Any]]:
-    """Finds the transports of sockets: inode and transport."""
-    for transport in transports(births):
-        try:
-            yield read_inode(int(transport.get_extra_info("socket").fileno())), transport
-        except Exception:  # noqa: BLE001, S112 - half made or half gone
-            continue
-
-
-def transports(births: list[Birth]) -> Iterable[Any]:
-    """Finds the transports that refer to these sockets; of uvloop's, all that there are."""
-    objects = [sock for birth in births for sock in birth.objects()]
-    referrers = gc.get_referrers(*objects) if objects else []
-    owners = gc.get_referrers(*dicts) if (dicts := [thing for thing in referrers if type(thing) is dict]) else []
-    yield from (thing for thing in (*referrers, *owners) if _is_transport(thing, "asyncio.selector_events"))
-    if "uvloop" in sys.modules:
-        yield from (thing for thing in gc.get_objects() if _is_transport(thing, "uvloop.loop"))
-
-
-def _is_transport(thing: Any, module: str) -> bool:
-    kind = type(thing)
-    return kind.__module__ == module and "Transport" in kind.__name__
-
-
-def is_of_loop(birth: Birth) -> bool:
-    """Tells whether it is one of the sockets by which an event loop is woken up: the loop itself refers to it.
-
-    Those of asyncio and trio are known by the stack that made them already. uvloop makes its
-    own in C, and some were made before anybody looked.
-    """
-    if not sys.modules.keys().isdisjoint(("asyncio", "trio")):
-        objects = birth.objects()
-        referrers = gc.get_referrers(*objects) if objects else []
-        birth.is_internal = birth.is_internal or any(map(_is_loop, referrers))
-    return birth.is_internal
-
-
-def _is_loop(referrer: Any) -> bool:
-    if type(referrer) is dict:
-        return "_ssock" in referrer or "wakeup_sock" in referrer
-    return type(referrer).__name__ == "WakeupSocketpair" or _is_event_loop(referrer)
-
-
-def _is_event_loop(thing: Any) -> bool:
-    return module_of(thing) in LOOPS and hasattr(type(thing), "run_forever")
+def _may_hide(root: Any) -> bool:
+    """Tells whether there may be objects in C below this one."""
+    return gc.is_tracked(root) and not _leads_everywhere(root)

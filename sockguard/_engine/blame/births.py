@@ -13,14 +13,16 @@ import sys
 import threading
 import time
 import weakref
+from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
+from contextvars import ContextVar
 from types import CodeType, FrameType
 from typing import Any, NamedTuple
 
 from sockguard._core.leftovers import Sketch
 from sockguard._kernel.own_sockets import NO_INODE, fd_of, read_inode, sketch_descriptor
 
-__all__ = ["Birth", "Births", "Call", "Death", "Moment"]
+__all__ = ["WITHIN", "Birth", "Births", "Call", "Death", "Moment"]
 
 MAX_FRAMES = 32
 
@@ -42,6 +44,8 @@ POOLS = frozenset(
     }
 )
 """Modules of threads that are lent: who started one says nothing about who makes use of it."""
+JOBS = "concurrent.futures.thread"
+"""The one that has an object for each job, by which it is known who gave it."""
 
 
 class Call(NamedTuple):
@@ -57,6 +61,10 @@ class Moment(NamedTuple):
 
     owner: Any
     fixture: str = ""
+
+
+WITHIN: ContextVar[Sequence[Moment]] = ContextVar("sockguard_within", default=())
+"""What runs in this thread or task in particular; empty if that is what runs just now."""
 
 
 class Birth:
@@ -114,6 +122,9 @@ class Births:
         self.moment = Moment(owner)
         self.background: Moment | None = None
         """What counts for threads other than the main one, where that differs."""
+        self.block: Moment | None = None
+        """A block of code that is charged by itself, if one runs: it comes before both."""
+        self._jobs: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
         self.by_inode: dict[int, Birth] = {}
         self.elsewhere: dict[int, Birth] = {}
         """Those that belong to somebody else than who ran when they were opened."""
@@ -156,7 +167,7 @@ class Births:
         """Takes down who asked for a socket that was opened in C."""
         inode = read_inode(fd)
         if inode != NO_INODE:
-            birth = self.by_inode.get(inode) or self.found(inode, self.moment)
+            birth = self.by_inode.get(inode) or self.found(inode, next(iter(WITHIN.get()), self.moment))
             birth.calls = birth.calls or calls
 
     def calls(self, depth: int = 2) -> tuple[Call, ...]:
@@ -179,9 +190,22 @@ class Births:
             birth.is_told = True
             self.deaths.append(Death(birth, sketch_descriptor(fd, inode)))
 
+    def given(self, job: Any) -> None:
+        """Takes down who gives a job to a pool of threads."""
+        self._jobs[job] = self.moment.owner
+
+    def _giver(self, frame: FrameType) -> Any:
+        """Finds who gave the job that runs; None if nobody saw."""
+        step: FrameType | None = frame
+        while step is not None:
+            if step.f_code.co_name == "run" and step.f_globals.get("__name__") == JOBS:
+                return self._jobs.get(step.f_locals["self"])
+            step = step.f_back
+        return None
+
     def forget(self, living: AbstractSet[int]) -> None:
         """Throws out the stamps of sockets that are no more."""
-        for inode in self.by_inode.keys() - living:
+        for inode in [inode for inode in self.by_inode.keys() - living if not self.by_inode[inode].objects()]:
             self.by_inode.pop(inode, None)
             self.elsewhere.pop(inode, None)
         self._stacks.clear()
@@ -201,15 +225,17 @@ class Births:
         return self._stacks.setdefault(tuple(key), tuple(calls))
 
     def _birth(self, inode: int, frame: FrameType) -> Birth:
-        """Makes a stamp. A thread's socket is its starter's, but a pool's thread works for whoever calls."""
+        """Makes a stamp. A thread's socket is its starter's; in a pool, that of who gave the job, or runs."""
         calls = self._calls(frame)
         thread = _threads().get(threading.get_ident())
-        if thread is None or thread is self._main:
-            birth = Birth(inode, self.moment, calls)
+        within = tuple(WITHIN.get())
+        if within or thread is None or thread is self._main:
+            birth = Birth(inode, within[0] if within else self.moment, calls)
         else:
-            birth = Birth(inode, self.background or self.moment, calls)
-            starter = self._threads.get(thread, birth.opened_in)
-            if starter is not birth.opened_in and not any(call.module in POOLS for call in calls):
+            birth = Birth(inode, self.block or self.background or self.moment, calls)
+            is_lent = any(call.module in POOLS for call in calls)
+            starter = self._giver(frame) if is_lent else self._threads.get(thread)
+            if starter not in (None, birth.opened_in):
                 birth.moment = Moment(starter)
                 self.elsewhere[inode] = birth
         birth.is_internal = is_internal(calls)

@@ -1,17 +1,17 @@
 """All that is known of the sockets that this process opens, while somebody wants to know."""
 
 import contextlib
-import gc
 import socket
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from sockguard._core.leftovers import Leftover, Sketch
-from sockguard._engine.blame.belonging import is_of_loop
 from sockguard._engine.blame.births import Birth, Death, Moment
 from sockguard._engine.blame.judging import Judge
 from sockguard._engine.blame.ledger import Ledger, Owner
+from sockguard._engine.blame.loops import is_of_loop, things_of_uvloop
 from sockguard._engine.blame.queues import Queues
+from sockguard._engine.instances import instances_of
 from sockguard._kernel.own_fds import read_all_sockets
 from sockguard._kernel.own_sockets import fd_of, read_inode, sketch_descriptor
 
@@ -47,8 +47,11 @@ class Tracking:
 
     def _open_in_loop(self) -> list[tuple[Birth, Sketch]]:
         inodes = self.ledger.look()
-        births = [self.ledger.births.by_inode[inode] for inode in set(_inodes_of_uvloop()) & inodes.keys()]
+        births = [self.ledger.births.by_inode[inode] for inode in inodes]
         births = [b for b in births if not (b.moment.owner.is_excused or b.is_internal or b.is_told)]
+        if births:  # else there is no need to look through all objects of the process
+            found = set(_inodes_of_uvloop())
+            births = [birth for birth in births if birth.inode in found]
         sketches = [(birth, sketch_descriptor(inodes[birth.inode][0], birth.inode)) for birth in births]
         return [(birth, sketch) for birth, sketch in sketches if sketch]
 
@@ -65,9 +68,9 @@ class Tracking:
         inodes = self.ledger.look()
         self.ledger.ask_again()
         births = self.ledger.births.by_inode
-        for thing in gc.get_objects():
-            if isinstance(thing, socket.socket) and (birth := births.get(read_inode(fd_of(thing)))):
-                birth.refer_to(thing)
+        for sock in instances_of(socket.socket):
+            if birth := births.get(read_inode(fd_of(sock))):
+                birth.refer_to(sock)
         for inode in inodes.keys() - allowed:
             birth = births[inode]
             birth.is_internal = birth.is_internal or is_of_loop(birth)
@@ -80,11 +83,9 @@ class Tracking:
 
 def _inodes_of_uvloop() -> Iterator[int]:
     """Finds the sockets of uvloop's transports, but those that were told to close, and of its servers."""
-    for thing in gc.get_objects():
-        kind = type(thing)
-        if kind.__module__ == "uvloop.loop":
-            with contextlib.suppress(Exception):  # half made or half gone
-                yield from (read_inode(int(sock.fileno())) for sock in _sockets_of(thing, kind.__name__))
+    for thing in things_of_uvloop():
+        with contextlib.suppress(Exception):  # half made or half gone
+            yield from (read_inode(int(sock.fileno())) for sock in _sockets_of(thing, type(thing).__name__))
 
 
 def _sockets_of(thing: Any, kind: str) -> Iterable[Any]:

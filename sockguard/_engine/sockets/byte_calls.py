@@ -20,6 +20,7 @@ from sockguard._engine.sockets.receiving import (
     RECVMSG_INTO,
     Receiving,
 )
+from sockguard._kernel.one_socket import fd_of
 
 __all__ = ["ByteCalls"]
 
@@ -150,6 +151,8 @@ class ByteCalls(_Receiver):
 
     def _sendfile_use_sendfile(self, file: Any, offset: int = 0, count: int | None = None) -> int:
         """Does what `socket.sendfile` does where the system has one: it uses the number for as long as it takes."""
+        if self._end is not None and fd_of(self) < 0:
+            raise self._end.error()
         self._n_busy += 1
         try:
             theirs: Callable[..., int] = super()._sendfile_use_sendfile  # type: ignore[misc]

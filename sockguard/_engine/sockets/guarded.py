@@ -12,7 +12,6 @@ import errno
 import os
 import socket
 import weakref
-from types import TracebackType
 
 from sockguard._core.decide import Action, Reason, Verdict
 from sockguard._core.facts import TcpState
@@ -31,7 +30,7 @@ from sockguard._kernel.one_socket import fd_of
 from sockguard._kernel.portable import ENDS_IT
 from sockguard._kernel.ready import has_unread
 
-__all__ = ["ANYBODY", "Guarded", "ShownToSelector"]
+__all__ = ["ANYBODY", "A_SELECTOR", "Guarded"]
 
 _Raw = _socket.socket
 _close, _type_of, _timeout_of = _Raw.close, _Raw.type.__get__, _Raw.gettimeout
@@ -59,6 +58,7 @@ class Guarded(socket.socket):
 
     __slots__ = (
         "_end",
+        "_fault",
         "_is_deaf",
         "_is_server",
         "_is_shared",
@@ -87,6 +87,8 @@ class Guarded(socket.socket):
         self._is_spent = False
         """It is at its end, and shut down, but its number is left to the program."""
         self._end: End | None = None
+        self._fault: str | None = None
+        """With what a call of the program's has failed, if the connection was over, and some of it still to be read."""
         self._n_forks = _n_forks
         self._n_busy = 0
         self._is_deaf = False
@@ -183,9 +185,11 @@ class Guarded(socket.socket):
         if policy.half_close == "close" and facts.state in ENDED_BY_PEER:
             why, setting = "its peer has closed its side, and half_close is 'close'", "half_close"
             self._end_by_itself(why, Verdict(Action.SHUT_DOWN, Reason.HALF_CLOSED, setting, None, 0.0), is_eof=True)
-        elif facts.state == _CLOSE:
+        elif facts.state == _CLOSE and self._fault is None:
             verdict = Verdict(Action.SHUT_DOWN, Reason.DEAD, None, None, 0.0)
             self._end_by_itself("it is over", verdict, is_eof=True)
+        elif facts.state == _CLOSE:
+            self._end_for_fault(is_eof=True)
 
     def _is_past_end(self, error: OSError) -> bool:
         """Does what is to be done about an error; tells whether there is nothing but the end of the stream instead.
@@ -214,11 +218,24 @@ class Guarded(socket.socket):
         if books is not None and error.errno in ENDS_IT:
             books.failed(monotonic())
         facts = connection.facts
-        if connection.policy.mode != "enforce" or facts is None or facts.unread:
+        if facts is not None and is_over_after(self, facts, error, has_books=books is not None):
+            self._fault = f"{type(error).__name__}: {error}"
+            if not facts.unread:
+                self._end_for_fault(is_eof=False)
+
+    def _end_for_fault(self, *, is_eof: bool) -> None:
+        """Closes after a call that has failed, and tells of that; in `observe`, only tells."""
+        terms, guard = self._terms, shared_guard()
+        ending = guard.endings.of(self, terms, Reason.FAILED)
+        verdict = ending.verdict()
+        policy = self.connection.policy
+        if policy.mode != "enforce":
+            ending.tell(verdict, "closed", error=self._fault)
             return
-        if is_over_after(self, facts, error, has_books=books is not None):
-            verdict = Verdict(Action.SHUT_DOWN, Reason.DEAD, None, None, 0.0)
-            self._end_by_itself(f"it is over since a call failed with {error}", verdict, is_eof=False)
+        self._end_by_itself(f"it is over since a call failed with {self._fault}", verdict, is_eof=is_eof)
+        if terms is not None and terms.verdict is verdict:  # else the guard was faster, and has told
+            is_held = fd_of(self) >= 0 or getattr(self, "_orphan", None) is not None
+            ending.tell(verdict, "shut_down" if is_held else "closed", error=self._fault)
 
     def _end_by_itself(self, why: str, verdict: Verdict, *, is_eof: bool) -> None:
         assert self._terms is not None  # noqa: S101 - it is guarded
@@ -274,20 +291,3 @@ class Guarded(socket.socket):
         except OSError:
             return False
         return not any(linger[: len(linger) // 2])  # else the program wants it otherwise
-
-
-class ShownToSelector:
-    """Lets a selector of ours ask for the number of whatever it is given, which then counts as known to that only."""
-
-    __slots__ = ("_before", "_sock")
-
-    def __init__(self, fileobj: object) -> None:
-        self._sock = fileobj if isinstance(fileobj, Guarded) else None
-
-    def __enter__(self) -> None:
-        if self._sock is not None:
-            self._before = max(self._sock._known_to, A_SELECTOR)  # noqa: SLF001 - one of us
-
-    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
-        if self._sock is not None:
-            self._sock._known_to = self._before  # noqa: SLF001

@@ -6,7 +6,6 @@ one Python call more than that of the original, and no more. All else is the ori
 
 import _socket
 import contextlib
-import errno
 import socket
 import sys
 from typing import Any, Self
@@ -14,11 +13,12 @@ from typing import Any, Self
 from sockguard._core.facts import TcpState
 from sockguard._core.inference import opened_by_us
 from sockguard._core.policy import Policy
+from sockguard._engine.accepting import UNDER_WAY, shed
 from sockguard._engine.current import shared_guard
 from sockguard._engine.sockets.in_use import calls_into_c
 from sockguard._engine.sockets.named import Named
 from sockguard._engine.terms import check_policy
-from sockguard._kernel.activity import is_over, was_ever_connected
+from sockguard._kernel.activity import was_ever_connected
 from sockguard._kernel.backend import keeps_books
 from sockguard._kernel.keepalive import apply_keepalive
 from sockguard._kernel.one_socket import fd_of, read_facts
@@ -38,8 +38,6 @@ _family_of, _type_of, _proto_of = _Raw.family.__get__, _Raw.type.__get__, _Raw.p
 _timeout_of, _init = _Raw.gettimeout, socket.socket.__init__
 _default_timeout = socket.getdefaulttimeout
 
-UNDER_WAY = (0, errno.EINPROGRESS, errno.EALREADY, errno.EINTR, errno.EISCONN, getattr(errno, "WSAEWOULDBLOCK", 0))
-"""What connect_ex() says of a connection that is made, or on its way."""
 DEAFENING = (socket.SHUT_RD, socket.SHUT_RDWR)
 _NOT_YET = (TcpState.CLOSE, TcpState.LISTEN)
 
@@ -63,7 +61,8 @@ class GuardedSocket(Named):
     - close() with unread bytes lets the guard drain them (`drain_timeout`), so that the peer
       gets the end of our answer, and not a reset instead.
 
-    Listeners and datagram sockets behave as ever.
+    Listeners and datagram sockets behave as ever. With a heartbeat, no call waits in the kernel, so SO_RCVTIMEO
+    has no effect then: `settimeout()` has.
 
     Args:
         family: As for `socket.socket`, like the next three.
@@ -118,9 +117,8 @@ class GuardedSocket(Named):
         guard = shared_guard()
         try:
             sock, address = self._accept_one()
-            while guard.descriptors.sheds_dead and _timeout_of(self) == 0 and is_over(sock):
-                sock.close()  # as for any listener whose accept() never waits: `adapters/stdlib.py`
-                sock, address = self._accept_one()
+            if guard.descriptors.sheds_dead:
+                sock, address = shed(guard, self, (sock, address), GuardedSocket._accept_one)
         except OSError as error:
             if error.errno in NO_DESCRIPTOR:
                 guard.was_refused()

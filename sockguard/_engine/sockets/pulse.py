@@ -52,6 +52,7 @@ _recv, _send, _timeout_of = _Raw.recv, _Raw.send, _Raw.gettimeout
 _now = monotonic
 NOT_OF_THE_STREAM = socket.MSG_OOB | getattr(socket, "MSG_ERRQUEUE", 0)
 """Flags with which a call receives something else, never waits for it, and poll(2) is no help."""
+calls_into_c(is_ready)  # who waits in it goes on with the descriptor: it must not be released meanwhile
 WAIT_FOR_ALL: int = getattr(socket, "MSG_WAITALL", 0)
 LOOK = 4096
 """Bytes that are looked at for answers; a pong is some ten, and more than a few are never owed."""
@@ -110,6 +111,7 @@ class Pulse(Meter):
             if result is not None:
                 return result
 
+    @calls_into_c
     def _take_turn(self, sock: Any, how: Receiving, args: Args, *, waits: bool) -> Any:
         """Reads once, unless another thread was faster; None if there is nothing to give."""
         with self._lock:
@@ -141,8 +143,9 @@ class Pulse(Meter):
         if is_look:
             return result
         n = how.n_of(result)
-        self._count(n, room)
         data = self._heart.receive(how.data_of(args, result), _now())
+        if data or not n:  # an answer is no activity of the connection's
+            self._count(len(data) if n else 0, room)
         if n and not data:
             return None
         data, self._left = data[:room], data[room:]

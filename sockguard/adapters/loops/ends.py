@@ -15,7 +15,9 @@ import contextlib
 from collections.abc import Callable
 from typing import Any
 
+from sockguard._core.connection import Reason
 from sockguard._core.policy import Policy
+from sockguard._engine.endings import Ending
 from sockguard._engine.guard import Guard
 from sockguard._engine.transports import fd_of_transport, socket_of
 from sockguard._kernel.natives import monotonic
@@ -75,6 +77,9 @@ class Ender:
             closed: A future that is done when it has closed; needed for the drain.
         """
         policy = member.connection.policy
+        if not transport.is_closing():
+            ending = self._ending_of(transport, member, Reason.LEFT_OPEN)
+            ending.tell(ending.verdict(), "owner_asked")
         if policy.mode != "enforce":
             return
         if policy.drain_timeout is not None and closed is not None and not transport.is_closing():
@@ -82,6 +87,20 @@ class Ender:
         transport.close()
         if policy.drain_timeout is not None and fd_of_transport(transport) >= 0:
             self._watch(transport, member, policy.drain_timeout)
+
+    def _ending_of(self, transport: Any, member: Member, reason: Reason) -> Ending:
+        return self._guard.endings.of(socket_of(transport), member.terms, reason)
+
+    def _abort(self, transport: Any, member: Member, reason: Reason, setting: str, since: float) -> None:
+        """Aborts, and tells why: nobody else does.
+
+        Args:
+            setting: The field of the policy that decided.
+            since: When anything last moved.
+        """
+        limit, ending = getattr(member.connection.policy, setting), self._ending_of(transport, member, reason)
+        transport.abort()
+        ending.tell(ending.verdict(setting, limit, _now() - since), "owner_asked")
 
     def _keep_for_drain(self, transport: Any, policy: Policy, closed: Any) -> None:
         with contextlib.suppress(OSError, ImportError):  # no descriptor for a duplicate; Windows: closed as ever
@@ -101,7 +120,7 @@ class Ender:
             if (present := _progress(transport, member)[:2]) != before:
                 before, since = present, _now()
             if _now() - since >= patience:
-                transport.abort()
+                self._abort(transport, member, Reason.CLOSE_STALLED, "drain_timeout", since)
             else:
                 self._later(patience / LOOKS, look)
 
@@ -118,25 +137,32 @@ class Ender:
         """
         members = waited_for()
         for member in members:
-            _look_at_leaked(member, member.connection.policy)
+            self._look_at_leaked(member, member.connection.policy)
         if members:
             patience = min(member.connection.policy.drain_timeout or 1.0 for member in members)
             self._later(max(patience / LOOKS, len(members) * COST), self.end_leaked, waited_for)
 
+    def _look_at_leaked(self, member: Member, policy: Policy) -> None:
+        transport = member.transport()
+        if policy.drain_timeout is None or policy.mode != "enforce" or not _is_leaked(member, policy):
+            member.mark = None
+            return
+        reason, setting = _why(member)
+        patience, progress, now = getattr(policy, setting), _progress(transport, member), _now()
+        if member.mark is None or member.mark[0] != progress:
+            member.mark = progress, now
+        elif patience is not None and now - member.mark[1] >= patience:
+            self._abort(transport, member, reason, setting, member.mark[1])
 
-def _look_at_leaked(member: Member, policy: Policy) -> None:
-    transport = member.transport()
-    if policy.drain_timeout is None or policy.mode != "enforce" or not _is_leaked(member, policy):
-        member.mark = None
-        return
-    # A handler that still works, though its peer has sent its end, may have an answer to give.
-    is_at_work = not member.is_abandoned and member.connection.state == "half_closed"
-    patience = policy.fin_timeout if is_at_work else policy.drain_timeout
-    progress, now = _progress(transport, member), _now()
-    if member.mark is None or member.mark[0] != progress:
-        member.mark = progress, now
-    elif patience is not None and now - member.mark[1] >= patience:
-        transport.abort()
+
+def _why(member: Member) -> tuple[Reason, str]:
+    """Tells why a leaked transport is to end, and by which field of the policy."""
+    if member.is_abandoned:
+        return Reason.CLOSE_STALLED, "drain_timeout"
+    if member.connection.state == "half_closed":
+        # A handler that still works, though its peer has sent its end, may have an answer to give.
+        return Reason.HALF_CLOSED, "fin_timeout"
+    return Reason.DEAD, "drain_timeout"
 
 
 def _is_leaked(member: Member, policy: Policy) -> bool:

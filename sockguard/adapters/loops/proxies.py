@@ -52,6 +52,7 @@ class _Proxy:
         raise NotImplementedError
 
     def _seen(self, n: int) -> None:
+        """Counts bytes that are handed on; answers to heartbeats are no activity of the connection's."""
         if self._books is not None:
             self._books.received(n, _now())
 
@@ -72,6 +73,7 @@ class _Proxy:
 
     def _release(self) -> None:
         if self._heart is not None and (held := self._heart.receive(b"", _now())):
+            self._seen(len(held))
             self._feed(held)
 
 
@@ -80,9 +82,9 @@ class _DataProxy(_Proxy):
 
     def data_received(self, data: bytes) -> None:
         """Hands bytes on, without the answers to heartbeats."""
-        self._seen(len(data))
         if self._heart is not None:
             data = self._heart.receive(data, _now())
+        self._seen(len(data))
         if data:
             self._real.data_received(data)
 
@@ -112,10 +114,10 @@ class _BufferProxy(_Proxy):
 
     def buffer_updated(self, n: int) -> None:
         """Hands bytes on, without the answers to heartbeats."""
-        self._seen(n)
         data = bytes(self._buffer[:n])
         if self._heart is not None:
             data = self._heart.receive(data, _now())
+        self._seen(len(data))
         self._feed(data)
 
     def _feed(self, data: bytes) -> None:

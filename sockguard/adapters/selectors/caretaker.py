@@ -6,7 +6,6 @@ the handlers are not told yet. What a handler is not told of is not looked at.
 
 import _socket
 import contextlib
-import os
 import socket
 import sys
 from collections.abc import Iterable, Iterator
@@ -14,9 +13,8 @@ from selectors import SelectorKey
 from types import CodeType, FrameType
 from typing import Any, NamedTuple
 
-from sockguard._core.decide import Reason
+from sockguard._core.decide import Action, Reason, Verdict
 from sockguard._core.event_texts import describe_end
-from sockguard._core.events import EventName, make_event
 from sockguard._core.facts import TcpState
 from sockguard._core.inference import opened_by_us
 from sockguard._core.left_open import Fate, Patience, fate_of, look_again, rest_of
@@ -24,11 +22,11 @@ from sockguard._core.policy import Policy
 from sockguard._engine.guard import Guard
 from sockguard._engine.record import Record
 from sockguard._engine.sockets.guarded import Guarded
-from sockguard._engine.terms import Terms
+from sockguard._engine.terms import CommonTerms
 from sockguard._kernel.backend import keeps_books
 from sockguard._kernel.hung_up import HungUp, find_hung_up, read_end, seen_through
 from sockguard._kernel.one_socket import fd_of, read_cookie, read_facts
-from sockguard.adapters.selectors.farewell import describe, release
+from sockguard.adapters.selectors.farewell import release
 
 __all__ = ["Caretaker", "Finding"]
 
@@ -103,7 +101,7 @@ class Caretaker:
     def __init__(self, guard: Guard, policy: Policy | None) -> None:
         self._guard = guard
         self._records, self._announce = guard.registry.by_fd, guard.adopt
-        self._terms = Terms(policy)
+        self._terms = CommonTerms(policy)
         """Of all its connections: the program has no door by which it could say anything of a single one."""
         self._ports: set[int] = set()
         """Of its listeners: what has such a port of ours was accepted."""
@@ -240,32 +238,22 @@ class Caretaker:
         """Closes a connection that is not registered any more, and tells of it; never raises."""
         key = finding.key
         self.forget(key.fd)
-        cookie, fields = None, {}
+        cookie, ending = None, None
+        reason, setting = (Reason.HALF_CLOSED, "half_close") if finding.is_half_closed else (Reason.DEAD, None)
+        verdict = Verdict(Action.SHUT_DOWN, reason, setting, None, now - finding.since)
         with contextlib.suppress(OSError), self._lent(key) as sock:
             cookie = read_cookie(sock)
-            fields = describe(sock, self._record_of(key.fd, sock))
-        reason, setting = (Reason.HALF_CLOSED, "half_close") if finding.is_half_closed else (Reason.DEAD, None)
+            ending = self._guard.endings.of(sock, None, reason, self._record_of(key.fd, sock))
         if isinstance(key.fileobj, Guarded):
-            key.fileobj.let_go(describe_end(reason, setting, None, now - finding.since))
+            key.fileobj.let_go(describe_end(*verdict[1:]))
         try:
             is_closed = release(key, cookie)
         except Exception as error:  # noqa: BLE001 - of the program's own close(): select() cannot be where it comes out
             self._guard.failed("close() of the program", error)
             is_closed = False
         self._numbers.pop(key.fd, None)
-        if finding.is_told:
-            return
-        fields |= {
-            "fd": key.fd,
-            "pid": os.getpid(),
-            "reason": reason,
-            "setting": setting,
-            "seconds": now - finding.since,
-            "unread": finding.unread,
-            "step": "closed" if is_closed else "shut_down",
-            "mode": "enforce",
-        }
-        self._guard.tell(make_event(EventName.CONNECTION_CLOSED, **fields), now)
+        if ending is not None and not finding.is_told:
+            ending.tell(verdict, "closed" if is_closed else "shut_down", unread=finding.unread)
 
 
 def _pending(fileobj: Any) -> int:

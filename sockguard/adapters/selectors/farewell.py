@@ -1,4 +1,4 @@
-"""How is a connection of a selector let go of? Its owner closes it, and it is told what that was.
+"""How is a connection of a selector let go of? Its owner closes it.
 
 The owner is the object that the program has registered, and to close it is the owner's
 business: its own `close()` is called. Where the program has registered a mere number there is
@@ -13,13 +13,10 @@ import socket
 from selectors import SelectorKey
 from typing import Any
 
-from sockguard._core.inference import Side
-from sockguard._engine.record import Record
-from sockguard._kernel.names import read_names
 from sockguard._kernel.one_socket import fd_of, read_cookie
 from sockguard._kernel.pidfd import borrow_socket
 
-__all__ = ["describe", "release"]
+__all__ = ["release"]
 
 _Raw = _socket.socket
 
@@ -59,13 +56,3 @@ def _shut_down(fd: int, cookie: int | None) -> bool:
     except OSError:
         return False
     return True
-
-
-def describe(sock: _socket.socket, record: Record | None) -> dict[str, Any]:
-    """Gives the fields of an event that say which connection it is."""
-    fields: dict[str, Any] = read_names(sock)._asdict()
-    if record is not None:
-        fields["site"], fields["cookie"] = record.site, record.cookie
-        fields["side"] = Side.SERVER if record.is_server else Side.CLIENT
-        fields["created_at"] = record.site.frames() if record.site is not None else None
-    return fields

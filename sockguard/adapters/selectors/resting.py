@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from selectors import EVENT_READ, BaseSelector, SelectorKey
 from typing import Any, NamedTuple
 
-from sockguard._engine.sockets.guarded import ShownToSelector
+from sockguard._engine.sockets.shown import ShownToSelector
 from sockguard._kernel.alarm import Alarm
 from sockguard.adapters.selectors.taken_away import TakenAway, number_of
 

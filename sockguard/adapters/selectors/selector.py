@@ -23,7 +23,7 @@ from sockguard._core.left_open import Fate
 from sockguard._core.policy import Policy
 from sockguard._core.timers import TICK
 from sockguard._engine.current import shared_guard
-from sockguard._engine.sockets.guarded import ShownToSelector
+from sockguard._engine.sockets.shown import ShownToSelector
 from sockguard._engine.terms import check_policy
 from sockguard._kernel.alarm import Alarm
 from sockguard._kernel.natives import monotonic
@@ -91,6 +91,8 @@ class GuardedSelector(selectors.BaseSelector):
         self._rests = self._resting.by_fd
         self._taken = TakenAway()
         self._alarm = _alarm_in(self._inner)
+        self._wakes = self._alarm is None
+        """It wakes itself by a time-out, as there is no alarm, or none that is soon enough."""
         self._map = RegisteredMap(self._inner.get_map(), self._resting, self._taken, self._alarm)
         self._is_emptied = False
         self._due_at = self._wake_at = 0.0
@@ -149,7 +151,7 @@ class GuardedSelector(selectors.BaseSelector):
         """Waits until something is ready; see `selectors.BaseSelector.select`."""
         ends_at = math.inf if timeout is None else _now() + timeout
         try:
-            if self._alarm is None:
+            if self._wakes:
                 timeout = _shortest(timeout, self._wake_at - _now())
             ready = self._inner.select(timeout)
         except OSError:  # select(2) refuses a closed number, where others say nothing of it
@@ -168,14 +170,14 @@ class GuardedSelector(selectors.BaseSelector):
         last connection was taken away, as to wait for nothing would last for ever.
         """
         while True:
-            is_ours = bool(ready) or (self._alarm is None and now >= self._wake_at - EARLY)
+            is_ours = bool(ready) or (self._wakes and now >= self._wake_at - EARLY)
             if now >= self._due_at:
                 ready = self._catch_up(ready, now)
             if ready or now >= ends_at or not is_ours or self._is_emptied:
                 self._is_emptied = False
                 return ready
             timeout = None if ends_at == math.inf else ends_at - now
-            if self._alarm is None:
+            if self._wakes:
                 timeout = _shortest(timeout, self._wake_at - now)
             ready = self._resting.as_registered(self._inner.select(timeout))
             now = _now()
@@ -215,6 +217,7 @@ class GuardedSelector(selectors.BaseSelector):
                 self._check_resting(now)
         except Exception as error:  # noqa: BLE001 - nothing of ours may reach the application
             self._guard.failed("selector", error)
+        self._wakes = self._alarm is None or self._guard.driver.is_behind
         self._wake_at = min(tick_at, self._rest_at, now + LONGEST_WAIT)
         self._due_at = min(self._wake_at, self._due_at, math.inf if self._alarm is None else self._alarm.next_at)
         return ready

@@ -29,7 +29,7 @@ from sockguard._engine.terms import Terms, check_policy, make_terms
 from sockguard.adapters.streams.ends import Fault, abortion, close_stream, release
 from sockguard.adapters.streams.hearts import beating_stream
 from sockguard.adapters.streams.layers import CountedStream, RefusingStream
-from sockguard.adapters.streams.owners import adopt_stream, is_dead, socket_below, was_accepted
+from sockguard.adapters.streams.owners import adopt_stream, is_dead, names_of, socket_below, was_accepted
 from sockguard.errors import UsageError
 
 __all__ = ["GuardedAttribute", "GuardedListener", "GuardedStream", "connect_tcp", "create_tcp_listener", "guard_stream"]
@@ -121,8 +121,16 @@ class GuardedStream(anyio.abc.SocketStream):
             return  # the peer has ended it, and now everything is read
         await self._raise_if_ended(is_certain=not is_eof)
         is_over = self._policy.half_close == "close" if is_eof else not is_sending or is_dead(self._raw, self._terms)
-        if is_over and self._policy.mode != "observe":
+        if not is_over:
+            return
+        ending = None
+        if isinstance(error, anyio.BrokenResourceError):
+            ending = self._guard.endings.of(self._raw, self._terms, Reason.FAILED, names=names_of(self._transport))
+        if self._policy.mode != "observe":
             await self._give_up(Fault.of(error))
+        if ending is not None:
+            cause = error.__cause__ or error
+            ending.tell(ending.verdict(), "closed", error=f"{type(cause).__name__}: {cause}")
 
     async def _raise_if_ended(self, *, is_certain: bool = False) -> None:
         """Raises if the guard has ended the connection.
@@ -146,6 +154,17 @@ class GuardedStream(anyio.abc.SocketStream):
         self.is_over, self._io = True, RefusingStream(anyio, fault)
         if self._pulse is not None:
             self._pulse.closed.set()
+
+    async def end_with_handler(self) -> None:
+        """Closes what the handler has left open, and tells of that; in `observe`, only tells."""
+        if self.is_over:
+            return
+        ending = self._guard.endings.of(self._raw, self._terms, Reason.LEFT_OPEN)
+        try:
+            if self._policy.mode != "observe":
+                await self.aclose()
+        finally:
+            ending.tell(ending.verdict(), "closed")
 
     def start_beating(self, tasks: TaskGroup) -> None:
         """Sends heartbeats from a task of its own, also while nobody receives; until the stream is closed."""
@@ -219,8 +238,7 @@ class GuardedListener(anyio.abc.SocketListener):
             try:
                 await handler(stream)
             finally:
-                if not stream.is_over:
-                    await stream.aclose()
+                await stream.end_with_handler()
 
         async with contextlib.AsyncExitStack() as stack:
             tasks = task_group

@@ -21,16 +21,18 @@ import socket
 import sys
 from typing import Any
 
+from sockguard._core.facts import Address, Names
 from sockguard._core.inference import opened_by_us
 from sockguard._engine.guard import Guard
 from sockguard._engine.record import running_loop
 from sockguard._engine.sites import Site
 from sockguard._engine.terms import Terms
+from sockguard._engine.transports import fd_of_transport
 from sockguard._kernel.activity import is_over
 from sockguard._kernel.backend import KERNEL_KEEPS_BOOKS
 from sockguard._kernel.one_socket import read_facts, read_unread
 
-__all__ = ["adopt_stream", "is_dead", "socket_below", "unread_bytes", "was_accepted"]
+__all__ = ["adopt_stream", "is_dead", "names_of", "socket_below", "unread_bytes", "was_accepted"]
 
 _LAYERS = ("transport_stream", "receive_stream", "_stream")
 """Where TLSStream, the streams that buffer or staple, and a guarded stream have the stream below."""
@@ -130,10 +132,18 @@ def was_accepted(raw: Any) -> bool:
     """Tells whether a connection was accepted, for one that nobody has told of; False where it cannot be told."""
     if not KERNEL_KEEPS_BOOKS:
         return False
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, ValueError):  # the latter by uvloop, of what is closed
         facts = read_facts(getattr(raw, "_sock", raw))  # asyncio gives a TransportSocket
         return facts is not None and opened_by_us(facts) is False
     return False
+
+
+def names_of(transport: Any) -> Names | None:
+    """Gives the addresses that a transport remembers of a socket that is closed; None if it is open, or none."""
+    if transport is None or fd_of_transport(transport) >= 0:
+        return None
+    ends = (transport.get_extra_info(name) for name in ("sockname", "peername"))
+    return Names(*(Address(*end[:2]).unmapped if isinstance(end, tuple) else end or None for end in ends))
 
 
 def unread_bytes(raw: Any) -> int:

@@ -115,6 +115,24 @@ def test_an_answer_is_taken_out(kind, pieces):
 
 
 @pytest.mark.parametrize("kind", [Plain, Buffered])
+def test_an_answer_is_not_counted(kind):
+    """Nor is it activity: what is counted is what is handed on, also when that was held back."""
+    books = Books(0.0)
+    proxy = proxy_for(kind(), books, asked_heart())
+    receive(proxy, b"PONG\n")
+    assert (books.received_bytes, books.last_update) == (0, 0.0)
+    receive(proxy, b"one\n")
+    assert books.received_bytes == 4
+    proxy.eof_received()
+    held = Books(0.0)
+    proxy = proxy_for(kind(), held, asked_heart())
+    receive(proxy, b"PON")
+    assert held.received_bytes == 0
+    proxy.eof_received()
+    assert held.received_bytes == 3
+
+
+@pytest.mark.parametrize("kind", [Plain, Buffered])
 @pytest.mark.parametrize(("error", "is_given"), [("eof", True), (ConnectionResetError(), True), (None, False)])
 def test_what_was_held_back_is_given_at_the_end(kind, error, is_given):
     """Of a connection that the peer has ended. Who has closed it himself expects no more bytes."""

@@ -1,15 +1,13 @@
 """How a connection of a selector is let go of: by its owner, and for the peer in any case."""
 
 import os
-import socket
 from selectors import EVENT_READ, SelectorKey
 
 import pytest
 
-from guarded import driven
 from loopback import connect
 from sockguard._kernel.one_socket import read_cookie
-from sockguard.adapters.selectors.farewell import describe, release
+from sockguard.adapters.selectors.farewell import release
 
 
 @pytest.fixture
@@ -69,24 +67,3 @@ def test_an_object_whose_close_does_nothing_is_shut_down(both):
     owner = Careless()
     assert not release(key_of(owner, ours), read_cookie(ours))
     assert owner.was_called and peer.recv(10) == b""
-
-
-@pytest.mark.needs_books
-def test_it_is_told_which_connection_it_was(both):
-    """By both addresses, and by what the guard knows of it."""
-    peer, ours = both
-    with driven() as guarded:
-        record = guarded.adopt(ours)
-        guarded.tick()
-        fields = describe(ours, record)
-    assert str(fields["local"]) == "{}:{}".format(*ours.getsockname())
-    assert str(fields["remote"]) == "{}:{}".format(*peer.getsockname())
-    assert fields["side"] == "server" and fields["cookie"] == read_cookie(ours)
-    assert any("test_farewell" in line for line in fields["created_at"])
-
-
-def test_a_unix_connection_has_a_name_too():
-    """The path, or what it is."""
-    for sock in socket.socketpair():
-        with sock:
-            assert describe(sock, None) == {"local": None, "remote": None}

@@ -75,10 +75,12 @@ async def pair(policy=None):
                 await anyio.aclose_forcefully(stream)
 
 
-async def until(predicate):
-    """Waits until the predicate is true."""
+async def until(predicate, *, guard=None, after=0.0):
+    """Waits until the predicate is true; time passes meanwhile for a guard, `after` seconds for each tick."""
     with anyio.fail_after(PATIENCE):
-        while not predicate():  # noqa: ASYNC110 - nobody can tell of what happens in the kernel
+        while not predicate():
+            if guard is not None:
+                guard.tick(after)
             await anyio.sleep(0.002)
 
 
@@ -420,8 +422,7 @@ def test_who_waits_for_bytes_is_told_why_the_guard_ended_it(backend, guard):
         async with pair(Policy(idle_timeout=5)) as (stream, peer), anyio.create_task_group() as tasks:
             raw = raw_of(stream)
             waits = Parked(tasks, stream.receive)
-            await ticks(guard, after=3)
-            await until(lambda: waits.error)
+            await until(lambda: waits.error, guard=guard, after=3)
             assert "(idle_timeout=5)" in cause_of(waits.error)
             assert cause_of(waits.error).startswith("sockguard ended this connection: nothing had moved either way")
             assert is_closed(raw)
@@ -462,8 +463,7 @@ def test_a_descriptor_that_nobody_waits_for_is_released_too(backend, guard):
     async def main():
         async with pair(Policy(idle_timeout=5)) as (stream, peer):
             raw = raw_of(stream)
-            await ticks(guard, after=3)
-            await until(lambda: is_closed(raw))
+            await until(lambda: is_closed(raw), guard=guard, after=3)
             assert peer.recv(1) == b""
             assert "(idle_timeout=5)" in cause_of(await parked_on(stream.send, b"x"))
             assert guard.told("leak_detected") == []
@@ -495,8 +495,7 @@ def test_a_peer_that_hung_up_and_a_handler_that_is_parked(backend, guard):
             guard.tick()
             peer.close()
             await until(lambda: state_of_any(raw) == 8)
-            await ticks(guard, after=8)
-            await until(lambda: is_closed(raw))
+            await until(lambda: is_closed(raw), guard=guard, after=8)
             error = await parked_on(stream.receive)
             # asyncio had read the peer's end already, and gives it; trio had not.
             assert type(error) is anyio.EndOfStream or "(fin_timeout=20)" in cause_of(error)
@@ -519,8 +518,7 @@ def test_a_peer_that_has_reset_and_a_handler_that_is_parked(backend, guard):
             guard.tick()
             reset(peer)
             await until(lambda: is_closed(raw) or state_of_any(raw) == 7)
-            await ticks(guard, after=8)
-            await until(lambda: is_closed(raw))
+            await until(lambda: is_closed(raw), guard=guard, after=8)
             assert type(await parked_on(stream.receive)) is anyio.BrokenResourceError
 
     run(backend, main)
@@ -547,8 +545,7 @@ def test_a_deadline_ends_the_request_and_says_so(backend, guard):
                 await anyio.wait_all_tasks_blocked()
                 guard.tick()
                 peer.sendall(b"trickle")
-                await ticks(guard, after=3)
-                await until(lambda: errors)
+                await until(lambda: errors, guard=guard, after=3)
             assert "longer than its deadline of 5 s" in str(errors[0])
 
     run(backend, main)
@@ -824,12 +821,18 @@ def test_without_a_heartbeat_a_connection_has_one_task(backend):
 
 
 @EACH
-def test_a_stream_that_is_closed_already_is_guarded_all_the_same(backend):
-    """A connection can be over before the program gets it: then its calls say so, and nothing of ours is raised."""
+@pytest.mark.parametrize("is_asked", [False, True])
+def test_a_stream_that_is_closed_already_is_guarded_all_the_same(backend, is_asked):
+    """A connection can be over before the program gets it: then its calls say so, and nothing of ours is raised.
+
+    Nor if somebody asked for its socket before: uvloop then keeps an object for a descriptor that is no more.
+    """
 
     async def main():
         async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener:
             stream = await anyio.connect_tcp("127.0.0.1", port_of(listener))
+            if is_asked:
+                assert raw_of(stream).fileno() >= 0
             await stream.aclose()
             guarded = guard_stream(stream)
             assert guarded.connection.state == "closed"
@@ -866,8 +869,7 @@ def test_tls_on_top_of_a_guarded_stream(backend, guard):
                 async with client:
                     await client.send(b"secret")
                     assert await client.receive() == b"secret"
-                    await ticks(guard, after=3)
-                    await until(lambda: errors)
+                    await until(lambda: errors, guard=guard, after=3)
                     with pytest.raises(anyio.EndOfStream):
                         await client.receive()
                 tasks.cancel_scope.cancel()
@@ -906,8 +908,7 @@ def test_a_guarded_stream_on_top_of_tls(backend, guard, compatible):
                 )
                 await client.send(b"secret")
                 assert await client.receive() == b"secret"
-                await ticks(guard, after=3)
-                await until(lambda: served)
+                await until(lambda: served, guard=guard, after=3)
                 await anyio.aclose_forcefully(client)
                 tasks.cancel_scope.cancel()
         assert "(idle_timeout=5)" in cause_of(served[0])
@@ -1120,8 +1121,7 @@ def test_a_layer_that_hides_its_stream_is_guarded_by_its_socket(backend, guard):
         async with pair() as (plain, peer), anyio.create_task_group() as tasks:
             raw = raw_of(plain)
             waits = Parked(tasks, guard_stream(Hiding(plain.unguarded), Policy(idle_timeout=5)).receive)
-            await ticks(guard, after=3)
-            await until(lambda: waits.error)
+            await until(lambda: waits.error, guard=guard, after=3)
             assert "(idle_timeout=5)" in cause_of(waits.error)
             assert is_closed(raw)
             assert peer.recv(1) == b""
@@ -1420,8 +1420,7 @@ def test_trio_as_the_guest_of_asyncio(guard):
     async def in_trio():
         async with pair(Policy(idle_timeout=5)) as (stream, peer):
             raw = raw_of(stream)
-            await ticks(guard, after=3)
-            await until(lambda: is_closed(raw))
+            await until(lambda: is_closed(raw), guard=guard, after=3)
             assert peer.recv(1) == b""
             assert "(idle_timeout=5)" in cause_of(await parked_on(stream.receive))
 

@@ -1,14 +1,13 @@
 """Whose socket is it? What a fixture's value leads to, what came through its listener, and what waits for a loop."""
 
 import asyncio
-import contextlib
-import gc
+import os
 import socket
 
 import pytest
 
 from loopback import connect, inode_of, listen
-from sockguard._engine.blame.belonging import give_to_owners, is_of_loop
+from sockguard._engine.blame.belonging import claim, give_to_owners
 from sockguard._engine.blame.births import Moment
 from sockguard._engine.blame.ledger import Ledger, Owner
 
@@ -179,18 +178,30 @@ def test_peer_that_hung_up_is_seen_when_the_loop_has_run(scene):
     loop.close()
 
 
-@pytest.mark.parametrize("kind", ["asyncio", "uvloop"])
-def test_wakers_of_a_loop_are_known_by_who_refers_to_them(kind):
-    """Made before anybody looked: the loop itself has them."""
-    module = pytest.importorskip(kind)
-    loop = module.new_event_loop()
-    with contextlib.closing(loop):
-        ledger = Ledger()
-        loop.run_until_complete(asyncio.sleep(0))
-        inodes = ledger.look()
-        for thing in gc.get_objects():
-            if issubclass(type(thing), socket.socket):
-                ledger.births.born(thing)
-        wakers = [inode for inode in inodes if is_of_loop(ledger.births.by_inode[inode])]
-        own = {inode_of(loop._ssock), inode_of(loop._csock)} if kind == "asyncio" else set()  # noqa: SLF001
-        assert own <= set(wakers)
+def test_claimed_before_it_ends(scene):
+    """What a fixture's value leads to is its own, if a test opened it; what others have stays theirs."""
+    with socket.socket() as of_test, socket.socket() as of_other, socket.socket() as of_baseline:
+        for sock, owner in ((of_test, scene.test), (of_other, Owner("other")), (of_baseline, scene.ledger.baseline)):
+            scene.ledger.births.enter(Moment(owner))
+            scene.note(sock)
+        scene.ledger.owners.append(scene.ledger.births.by_inode[inode_of(of_other)].moment.owner)
+        scene.fixture.roots = [[of_test, of_other, of_baseline]]
+        claim(scene.fixture, scene.ledger)
+        births = scene.ledger.births.by_inode
+        owners = [births[inode_of(sock)].moment.owner for sock in (of_test, of_other, of_baseline)]
+        assert owners == [scene.fixture, scene.ledger.owners[-1], scene.ledger.baseline]
+
+
+def test_opened_in_c_it_may_be_hidden(scene):
+    """As long as a fixture lives in whose value it may be, nobody is charged; then the test is."""
+    fd = os.dup(0)  # keeps the numbers of files apart from that of the socket
+    sock = socket.socket(fileno=socket.socket().detach())
+    inode = inode_of(sock)
+    number = sock.detach()
+    scene.fixture.roots = [Client(object())]
+    assert scene.left() == set()
+    scene.fixture.is_over = True
+    scene.ledger.owners.clear()
+    assert scene.left() == {inode}
+    os.close(number)
+    os.close(fd)

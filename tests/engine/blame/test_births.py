@@ -1,11 +1,14 @@
 """Who opened which socket: by phase, by thread, and from which line."""
 
+import contextvars
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+
 from loopback import inode_of
-from sockguard._engine.blame.births import Births, Moment, is_internal
+from sockguard._engine.blame.births import WITHIN, Births, Moment, is_internal
 
 
 def opened(births):
@@ -102,12 +105,47 @@ def test_between_phases_threads_still_work_for_the_test():
 
 
 def test_forget():
-    """Only stamps of living sockets are kept."""
+    """Only stamps of living sockets are kept: those that were seen open, and those made since somebody looked."""
     births = Births("nobody")
-    (first, kept), (second, gone) = opened(births), opened(births)
+    (seen, kept), (closed, _), (unseen, new) = opened(births), opened(births), opened(births)
+    closed.close()
     births.forget({kept.inode})
-    with first, second:
-        assert set(births.by_inode) == {kept.inode} != {gone.inode}
+    with seen, unseen:
+        assert set(births.by_inode) == {kept.inode, new.inode}
+
+
+@pytest.mark.parametrize("is_main", [True, False])
+def test_context_goes_before_what_runs(is_main):
+    """What is known of this thread or task in particular counts, in whichever thread; when it has ended, no more."""
+    births = Births("nobody")
+    births.enter(Moment("test"))
+
+    def within():
+        told = [Moment("block")]
+        WITHIN.set(told)
+        first = opened(births)
+        told.clear()
+        return [first, opened(births)]
+
+    made = contextvars.Context().run(within) if is_main else in_thread(within)
+    for sock, _ in made:
+        sock.close()
+    assert made[0][1].moment.owner == "block"
+    assert made[0][1].opened_in == "block"
+    assert made[1][1].moment.owner in ("test", "nobody")  # as of any thread
+
+
+def test_context_of_what_is_opened_in_c():
+    """Who asks for it is known by context, too."""
+    births = Births("nobody")
+
+    def asks(fd):
+        WITHIN.set([Moment("block")])
+        births.opened(fd, ())
+
+    with socket.socket() as sock:
+        contextvars.Context().run(asks, sock.fileno())
+        assert births.by_inode[inode_of(sock)].moment.owner == "block"
 
 
 def test_thrown_away_once():

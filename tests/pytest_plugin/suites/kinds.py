@@ -180,6 +180,7 @@ def test_expected_failure_is_not_judged(server):
     raise AssertionError
 
 
-def test_innocent_last(server, client):
+@pytest.mark.parametrize("worker", range(6))
+def test_innocent_last(server, client, worker):
     assert client.get() == b"ok"
     gc.collect()

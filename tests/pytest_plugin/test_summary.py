@@ -1,0 +1,72 @@
+"""What is told at the end: by place, not by test; and the files, or why there is none."""
+
+import json
+
+import pytest
+
+from pytest_plugin.suite import run_suite, write
+
+pytestmark = pytest.mark.slow
+
+MANY = """
+import pytest, socket
+KEPT = []
+def connect(): KEPT.append(socket.socket())
+@pytest.mark.parametrize("n", range(7))
+def test_many(n): connect()
+def test_elsewhere(): KEPT.append(socket.socket())
+"""
+
+
+@pytest.fixture
+def suite(tmp_path):
+    """Eight leaks at two places."""
+    write(tmp_path, test_a=MANY)
+    return tmp_path
+
+
+def test_by_place(suite):
+    """The place where most were opened comes first, with its line of code and some of its tests."""
+    lines = run_suite(suite, leaks="warn").text.splitlines()
+    first = lines.index("7 opened at test_a.py:4 in connect")
+    assert lines[first + 1].strip() == "def connect(): KEPT.append(socket.socket())"
+    assert lines[first + 2 : first + 8] == [*(f"    in test_a.py::test_many[{n}]" for n in range(5)), "    and 2 more"]
+    assert lines[first + 8] == "1 opened at test_a.py:7 in test_elsewhere"
+
+
+def test_file_for_machines(suite):
+    """Made with its folder, and it has all that was found; a run that stops early does not speak of unused lines."""
+    path = suite / "new" / "folder" / "leaks.json"
+    run_suite(suite, f"--socket-leaks-report={path}", "-o", "socket_leaks_ignore=port:1")
+    content = json.loads(path.read_text())
+    assert (content["schema"], len(content["leaks"]), content["unused_ignore_lines"]) == (1, 8, ["port:1"])
+    run_suite(suite, f"--socket-leaks-report={path}", "-o", "socket_leaks_ignore=port:1", "-x")
+    content = json.loads(path.read_text())
+    assert (len(content["leaks"]), content["unused_ignore_lines"]) == (1, [])
+
+
+@pytest.mark.parametrize("option", ["--socket-leaks-report", "--socket-leaks-baseline"])
+def test_file_that_cannot_be_written(suite, option):
+    """One line names the file, the reason and the remedy; the run does not end as if it were there."""
+    (suite / "file").touch()
+    outcome = run_suite(suite, f"{option}={suite}/file/leaks.json", leaks="warn")
+    assert outcome.status == 4
+    [line] = [line for line in outcome.text.splitlines() if "ERROR: " in line]
+    assert f"ERROR: socket leaks cannot be written to {suite}/file/leaks.json ([Errno " in line
+    assert "): name a file that can be" in line
+    assert "Traceback" not in outcome.text
+
+
+def test_baseline_in_a_new_folder(suite):
+    """It is made; what was ignored, or marked off, is not in it, and the same leak is in it once."""
+    run_suite(
+        suite, "--socket-leaks-baseline=new/known.json", "-o", "socket_leaks_ignore=created-by:*elsewhere", leaks="warn"
+    )
+    content = json.loads((suite / "new" / "known.json").read_text())
+    assert content["leaks"] == [f"test_a.py::test_many[{n}] test_a.connect" for n in range(7)]
+
+
+def test_nothing_to_tell(tmp_path):
+    """Without a leak there is no section."""
+    write(tmp_path, test_a="def test_a(): pass")
+    assert "= socket leaks =" not in run_suite(tmp_path).text
