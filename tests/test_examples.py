@@ -21,6 +21,8 @@ from waiting import eventually
 
 EXAMPLES = Path(__file__).parent.parent / "docs" / "examples"
 PEM = Path(__file__).parent / "faults" / "programs" / "localhost.pem"
+pytestmark = pytest.mark.one_python
+
 SLOW = 20.0
 """Seconds for what takes one or two: all of it happens in other processes."""
 LIMIT = 2.0

@@ -12,7 +12,7 @@ from commands import only_leak, report, run
 from netstat import CLOSE_WAIT, wait_for
 from waiting import eventually
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.one_python]
 
 SLACK = 1.0
 """Seconds that the kernel's clock ticks and a busy machine may take; the spans measured are longer."""

@@ -9,6 +9,8 @@ import pytest
 
 from pytest_plugin.suite import PLUGIN, run_suite, write
 
+pytestmark = pytest.mark.one_python
+
 LEAKING = "import socket\nKEPT = []\ndef connect(): KEPT.append(socket.socket())\n"
 
 

@@ -10,7 +10,7 @@ from pytest_plugin.suite import run_suite
 
 SAMPLE = Path(__file__).parent.parent.parent / "docs/examples/pytest-sample"
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.one_python]
 
 
 @pytest.fixture
