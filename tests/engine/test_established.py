@@ -2,11 +2,20 @@
 
 import math
 
+import pytest
+
 from children import start_child
 from guarded import driven
 from loopback import connect
+from sockguard._engine import established
 from sockguard._engine.established import EstablishedScan
 from sockguard._engine.registry import Registry
+
+
+@pytest.fixture(autouse=True)
+def _on_a_quiet_host(monkeypatch):
+    """However many sockets other tests have open meanwhile, a scan is due after two seconds."""
+    monkeypatch.setattr(established, "PER_SOCKET", 0.0)
 
 
 def test_an_unannounced_connection_is_found_once():
