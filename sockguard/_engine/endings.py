@@ -118,7 +118,11 @@ class Endings:
 
         fd, has_books = fd_of(sock), terms is not None and terms.books is not None
         of_kernel = self._registry.by_fd.get(fd if fd >= 0 or terms is None else terms.fd)
-        for record in self.stamped.all() if has_books else (of_kernel,):
+        known: list[Record | None] = [of_kernel]
+        if has_books:
+            own = self.stamped.by_key.get(id(sock))
+            known = [own] if own is not None else [*self.stamped.all()]  # a transport's is known by another object
+        for record in known:
             if record is not None and is_it(record, record.terms):
                 return record
         for entry in tuple(self.stamped.opened if has_books else self._registry.opened):

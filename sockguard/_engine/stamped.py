@@ -53,7 +53,7 @@ class StampedSweep:
         self._announcer = announcer
         self._ladder = Ladder(_is_still_due, announcer.step, _end_orderly)
         self._now = self._look_at = 0.0
-        self._to_look: Turns[int] = Turns()
+        self.to_look: Turns[int] = Turns()
         """By key; each is looked at once, however often it falls due meanwhile."""
         self.records = StampedRecords()
         self.opened = self.records.opened
@@ -61,7 +61,7 @@ class StampedSweep:
 
     def take_over(self, other: "StampedSweep") -> None:
         """Goes on with the connections of another one, which is not used any more."""
-        self.records, self.opened = other.records, other.opened
+        self.records, self.opened, self.to_look = other.records, other.opened, other.to_look
 
     def run(self, now: float, most: int = sys.maxsize) -> bool:
         """Does all that is due at this tick; one connection that fails does not keep the others from it.
@@ -82,8 +82,8 @@ class StampedSweep:
         for record in self.records.take_died():
             self._drop(record)
         failure: Exception | None = None
-        self._to_look.add(record.key for record in self.records.due(now))
-        for key in self._to_look.take(most):
+        self.to_look.add(record.key for record in self.records.due(now))
+        for key in self.to_look.take(most):
             try:
                 if (found := self.records.by_key.get(key)) is not None:
                     self._look(found)
@@ -91,7 +91,7 @@ class StampedSweep:
                 failure = error
         if failure is not None:
             raise failure
-        return len(self._to_look) > 0
+        return len(self.to_look) > 0
 
     def _drop(self, record: StampedRecord) -> None:
         """Takes note that a connection is closed, by whomever."""

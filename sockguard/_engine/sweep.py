@@ -114,8 +114,8 @@ class Sweep:
     def _look_at_those_due(self, most: int) -> None:
         """Looks at them one by one; should one fail, the others and it will be looked at again."""
         for fd in self._to_look.take(most):
-            if (found := self._registry.by_fd.get(fd)) is None:
-                continue
+            if (found := self._registry.by_fd.get(fd)) is None or found.cookie is None:
+                continue  # gone; or not admitted yet, as its turn has not come, or it is still connecting
             try:
                 self._look(found)
             except Exception:

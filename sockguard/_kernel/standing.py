@@ -5,7 +5,8 @@ itself when that is closed, and /proc/self/fdinfo/EPFD tells all that are in it,
 inode, in one read (since Linux 3.8; the inodes since 4.13). So if that text and the number of
 descriptors are what they were, the sockets are the same, but for three cases that are looked at
 one by one: what was no socket could be one by now; an entry outlives its number as long as a
-duplicate has the socket open, here or in a child.
+duplicate has the socket open, here or in a child. (One more is not seen: a duplicate on its way through a
+Unix socket, or in a process that is no child, while a new socket has got the number.)
 """
 
 import os

@@ -55,7 +55,7 @@ class SocketLeakGuard:
         owner.is_over = True
         ledger.ask_again()
         try:
-            judge = Judge(ledger, self._tracking.queues, owner)
+            judge = Judge(ledger, self._tracking.queues, owner, is_alone=True)
             for seconds in judge.waits(grace):
                 time.sleep(seconds)
             return [charge.leftover for charge in judge.conclude() if charge.owner is owner]

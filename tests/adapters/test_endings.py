@@ -407,7 +407,7 @@ def test_a_close_that_comes_to_nothing_is_told_once(d, kind):
         await wait()
 
     serve_one(kind, handle, sleepy, Policy(drain_timeout=0.3))
-    assert [event.fields["reason"] for event in d.told("connection_closed")] == ["left_open"]
+    assert [event.fields["reason"] for event in d.told("connection_closed")] == ["close_stalled"]
 
 
 @EACH_LOOP

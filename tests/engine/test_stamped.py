@@ -16,7 +16,7 @@ from sockguard._core.policy import Keepalive, Policy
 from sockguard._engine import guard, stamped
 from sockguard._engine.stamped import LOOK_EVERY
 from sockguard._engine.stamped_records import StampedRecord, StampedRecords
-from sockguard._engine.terms import Terms
+from sockguard._engine.terms import Terms, make_terms
 from waiting import eventually
 
 pytestmark = pytest.mark.usefixtures("no_kernel_books")
@@ -628,3 +628,21 @@ def test_a_tick_in_the_programs_thread_looks_at_so_many(monkeypatch):
         d.guard.tick(d.now, 3)
         assert [d.guard.tick(d.now + 1 + n * 0.01, 3) for n in range(3)] == [True, True, False]
         assert sorted(looked) == sorted(owner.fileno() for owner in owners)
+
+
+def test_whose_turn_has_not_come_is_not_forgotten_with_a_new_policy():
+    """What was due and waits for its turn goes over to the sweep that follows."""
+    with contextlib.ExitStack() as stack, driven(idle_timeout=5, leak_after=None) as d:
+        pairs = [socket.socketpair() for _ in range(4)]
+        for ours, peer in pairs:
+            stack.enter_context(ours)
+            stack.enter_context(peer)
+            d.guard.adopt(ours, ours, True, terms=make_terms(None, ours, d.guard.policy))
+        for n in (1, 2):
+            d.guard.tick(d.now + n * 0.25, 1)
+        d.guard.change_policy(Policy(idle_timeout=5, leak_after=None))
+        for _ in range(80):
+            d.tick(0.25)
+        for _, peer in pairs:
+            peer.settimeout(5)
+            assert peer.recv(1) == b""

@@ -1,5 +1,6 @@
 """Connections that nothing announced: those of this process are found by the kernel's list, others are let be."""
 
+import contextlib
 import ctypes
 import errno
 import math
@@ -14,9 +15,11 @@ from guarded import Driven, driven
 from loopback import connect, listen, reset, state_of, vanished_peer
 from netstat import CLOSE_WAIT, wait_for
 from servers import port_of
+from sockguard._core.policy import Policy
 from sockguard._engine import strangers
 from sockguard._engine.registry import Registry
 from sockguard._engine.strangers import FOREIGN_FOR, LATEST, SOONEST, Strangers
+from sockguard._engine.terms import Terms
 from sockguard._kernel.one_socket import read_cookie
 from sockguard.errors import KernelUnavailable
 from waiting import eventually
@@ -287,3 +290,17 @@ def test_a_sandbox_is_asked_once_and_a_shortage_passes(monkeypatch, error, count
     scan = Strangers(Registry()).scan_if_due
     assert [scan(now) for now in (0, 10, 20)] == [None] * 3
     assert len(tried) == count
+
+
+def test_what_is_announced_and_not_admitted_yet_is_no_stranger():
+    """With a budget for each tick a scan can come before its turn: its terms stay its own."""
+    patient = Policy(half_close="allow", fin_timeout=None)
+    with contextlib.ExitStack() as stack, driven(fin_timeout=5, leak_after=None) as d:
+        ends = [stack.enter_context(vanished_peer()) for _ in range(3)]
+        terms = [Terms(patient) for _ in ends]
+        for c, its in zip(ends, terms, strict=True):
+            d.guard.adopt(c.server, c.server, True, terms=its)
+        for n in range(1, 60):
+            d.guard.tick(d.now + n * 0.25, 1)
+        assert [d.guard.registry.by_fd[c.server.fileno()].terms for c in ends] == terms
+        assert d.closed() == []

@@ -443,3 +443,21 @@ def test_connections_that_are_on_their_way_hold_nobody_up():
         assert record.cookie is not None
         eventually(lambda: not d.guard.tick(d.now, 2))
         assert len(d.guard.registry._new) >= 5  # noqa: SLF001 - still on their way
+
+
+def test_what_is_not_admitted_yet_is_not_looked_at():
+    """Its object can die before its turn has come, as by detach(); the tick is not lost, and its turn comes."""
+    with contextlib.ExitStack() as stack, driven(fin_timeout=5, leak_after=None) as d:
+        ends = [stack.enter_context(connect()) for _ in range(3)]
+        for c in ends:
+            d.guard.adopt(c.server, c.server, True)
+        d.guard.tick(d.now, 1)
+        owner = socket.socket(fileno=os.dup(ends[-1].server.fileno()))
+        d.guard.adopt(owner, owner, True)
+        d.guard.tick(d.now + 0.25, 1)
+        with socket.socket(fileno=owner.detach()) as kept:
+            del owner
+            for n in range(2, 8):
+                d.guard.tick(d.now + n * 0.25, 1)
+            assert d.told("guard_failed") == []
+            assert d.guard.registry.by_fd[kept.fileno()].cookie == read_cookie(kept)

@@ -124,3 +124,30 @@ def test_warnings_as_errors_make_no_difference(tmp_path):
     assert outcome.errors == ["test_a.py::test_a"]
     assert outcome.passed == ["test_a.py::test_a", "test_a.py::test_b"]
     assert "FAILED test_a.py::test_b" in run_suite(tmp_path, *warnings, leaks=None).text
+
+
+def test_a_block_takes_no_leak_of_another_test(tmp_path):
+    """What waits for its loop to run is charged to its test, although another one asks within a block meanwhile."""
+    write(
+        tmp_path,
+        test_a="""
+import asyncio, pytest, socket, sockguard
+KEPT = []
+@pytest.fixture(scope="module")
+def loop():
+    made = asyncio.new_event_loop()
+    yield made
+    made.close()
+def test_leak(loop):
+    async def leak():
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            KEPT.append(await asyncio.open_connection(*listener.getsockname()))
+            listener.accept()[0].close()
+    loop.run_until_complete(leak())
+def test_block(loop):
+    loop.run_until_complete(asyncio.sleep(0.4))
+    with sockguard.no_socket_leaks(): pass
+def test_last(loop): loop.run_until_complete(asyncio.sleep(0.01))
+""",
+    )
+    assert run_suite(tmp_path).blamed() == {"test_leak"}

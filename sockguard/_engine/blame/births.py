@@ -192,14 +192,19 @@ class Births:
 
     def given(self, job: Any) -> None:
         """Takes down who gives a job to a pool of threads."""
-        self._jobs[job] = self.moment.owner
+        is_main = threading.get_ident() == self._main.ident
+        self._jobs[job] = (self.moment if is_main else self.block or self.background or self.moment).owner
 
     def _giver(self, frame: FrameType) -> Any:
         """Finds who gave the job that runs; None if nobody saw."""
         step: FrameType | None = frame
         while step is not None:
             if step.f_code.co_name == "run" and step.f_globals.get("__name__") == JOBS:
-                return self._jobs.get(step.f_locals["self"])
+                names = step.f_locals
+                job = names["self"]
+                if isinstance(names, dict):
+                    del names["self"]
+                return None if job is None else self._jobs.get(job)
             step = step.f_back
         return None
 

@@ -75,7 +75,7 @@ class Block:
         self.owner = Owner(name)
         self.moment = Moment(self.owner)
         self._tracking = tracking
-        self._judge = Judge(tracking.ledger, tracking.queues, self.owner, has_loop=has_loop)
+        self._judge = Judge(tracking.ledger, tracking.queues, self.owner, has_loop=has_loop, is_alone=True)
         self._is_judged = False
         with turn():
             tracking.ledger.look()

@@ -28,11 +28,20 @@ class Judge:
         owner: Who is charged with what waits there.
         is_early: The owner is not over yet, and only servers that outlive it are looked at: before they are torn down.
         has_loop: The waiting is done in an event loop, which goes on working meanwhile.
+        is_alone: Nobody else's leaks are looked at, so that none is taken for told.
     """
 
-    def __init__(
-        self, ledger: Ledger, queues: Queues, owner: Owner, *, is_early: bool = False, has_loop: bool = False
+    def __init__(  # noqa: PLR0913 - each is a fact of its own
+        self,
+        ledger: Ledger,
+        queues: Queues,
+        owner: Owner,
+        *,
+        is_early: bool = False,
+        has_loop: bool = False,
+        is_alone: bool = False,
     ) -> None:
+        self._only = owner if is_alone else None
         self._ledger = ledger
         self._queues = queues
         self._owner = owner
@@ -67,6 +76,7 @@ class Judge:
     def _look(self, *, is_fresh: bool) -> bool:
         self._queued = self._queues.find()  # first: what is accepted meanwhile is seen below
         due = self._ledger.abandoned_early(self._owner) if self._is_early else self._ledger.due(is_fresh=is_fresh)
+        due = [s for s in due if self._only in (None, s.owner)]
         known = {suspect.birth.inode for suspect in self._suspects}
         others = self._sort_out([s for s in due if s.birth.inode not in known])
         self._suspects = [suspect for suspect in due if suspect.birth.inode in known] + others
@@ -83,6 +93,6 @@ class Judge:
         charges += charge_queued(self._queued, self._owner)
         self._queues.told(self._queued)
         if not self._is_early:
-            charges += charge_deaths(self._ledger.take_deaths())
+            charges += charge_deaths(self._ledger.take_deaths(self._only))
             self._ledger.close()
         return charges

@@ -107,7 +107,7 @@ class Ledger:
         births = [birth for inode in sorted(inodes.keys() - self._quiet) if _is_due(birth := by_inode[inode])]
         suspects = [suspect for birth in births if (suspect := _suspect(birth, inodes[birth.inode][0]))]
         suspects = [s._replace(owner=s.birth.opened_in) if self._was_left_by_client(s) else s for s in suspects]
-        suspects += self.abandoned(self.births.elsewhere.values())
+        suspects += self.abandoned(list(self.births.elsewhere.values()))
         return suspects + self._kept_by_children(inodes) if has_children() else suspects
 
     def tell(self, suspects: list[Suspect]) -> list[Suspect]:
@@ -125,12 +125,13 @@ class Ledger:
         excused = [s for s in served if (s.sketch.remote, s.sketch.local) in ends]
         return [suspect for suspect in suspects if suspect not in excused]
 
-    def take_deaths(self) -> list[Death]:
+    def take_deaths(self, of: Owner | None = None) -> list[Death]:
         """Gives out, once, what was thrown away while it was open, by those who are over."""
         deaths, self.births.deaths = self.births.deaths, []
         counted = [d for d in deaths if not (d.birth.is_internal or d.birth.moment.owner.is_excused)]
-        self.births.deaths += [death for death in counted if not death.birth.moment.owner.is_over]
-        return [death for death in counted if death.birth.moment.owner.is_over]
+        due = [d for d in counted if d.birth.moment.owner.is_over and of in (None, d.birth.moment.owner)]
+        self.births.deaths += [death for death in counted if death not in due]
+        return due
 
     def close(self) -> None:
         """Ends the work on an owner: forgets what is closed, and whom nobody asks for any more."""

@@ -77,16 +77,17 @@ class Ender:
             closed: A future that is done when it has closed; needed for the drain.
         """
         policy = member.connection.policy
-        if not transport.is_closing():
-            ending = self._ending_of(transport, member, Reason.LEFT_OPEN)
-            ending.tell(ending.verdict(), "owner_asked")
+        ending = None if transport.is_closing() else self._ending_of(transport, member, Reason.LEFT_OPEN)
+        if ending and (policy.mode != "enforce" or policy.drain_timeout is None or not _unwritten(transport)):
+            _tell_left_open(ending)
+            ending = None  # else it is seen first what becomes of it: that bytes are lost is the louder news
         if policy.mode != "enforce":
             return
         if policy.drain_timeout is not None and closed is not None and not transport.is_closing():
             self._keep_for_drain(transport, policy, closed)
         transport.close()
         if policy.drain_timeout is not None and fd_of_transport(transport) >= 0:
-            self._watch(transport, member, policy.drain_timeout)
+            self._watch(transport, member, policy.drain_timeout, ending)
 
     def _ending_of(self, transport: Any, member: Member, reason: Reason) -> Ending:
         return self._guard.endings.of(socket_of(transport), member.terms, reason)
@@ -110,12 +111,14 @@ class Ender:
             kept = sock.dup()
             closed.add_done_callback(lambda _: self._guard.linger(kept, policy))
 
-    def _watch(self, transport: Any, member: Member, patience: float) -> None:
+    def _watch(self, transport: Any, member: Member, patience: float, ending: Ending | None) -> None:
         before, since = _progress(transport, member)[:2], _now()  # what its peer still sends does not keep it open
 
         def look() -> None:
             nonlocal before, since
             if fd_of_transport(transport) < 0:
+                if ending:
+                    _tell_left_open(ending)
                 return
             if (present := _progress(transport, member)[:2]) != before:
                 before, since = present, _now()
@@ -153,6 +156,10 @@ class Ender:
             member.mark = progress, now
         elif patience is not None and now - member.mark[1] >= patience:
             self._abort(transport, member, reason, setting, member.mark[1])
+
+
+def _tell_left_open(ending: Ending) -> None:
+    ending.tell(ending.verdict(), "owner_asked")
 
 
 def _why(member: Member) -> tuple[Reason, str]:

@@ -162,3 +162,16 @@ def test_thrown_away_once():
 def test_a_stack_that_was_not_seen_is_not_internal():
     """What was opened in C may be anybody's."""
     assert not is_internal(())
+
+
+def test_a_job_of_another_thread_counts_for_what_runs_in_the_background():
+    """A server's thread that hands work to its pool works for the test that runs, also while that is judged."""
+    births = Births("nobody")
+    births.background = Moment("test")
+
+    class Job:
+        def __init__(self):
+            births.given(self)
+
+    by_thread, by_main = in_thread(Job), Job()
+    assert (births._jobs[by_thread], births._jobs[by_main]) == ("test", "nobody")  # noqa: SLF001
