@@ -2,6 +2,8 @@
 
 import _thread
 import atexit
+import contextlib
+import importlib
 import os
 import socket
 import ssl
@@ -106,6 +108,8 @@ class Loop(Base):
 @pytest.fixture
 def library(tmp_path, monkeypatch):
     """A library of the name `uvloop`, not yet imported."""
+    with contextlib.suppress(ImportError):
+        importlib.import_module("uvloop")  # if that is here, our own plugin does not wait for it any more
     (tmp_path / "uvloop.py").write_text(LIBRARY)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "uvloop", raising=False)

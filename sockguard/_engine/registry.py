@@ -93,22 +93,20 @@ class Registry:
     def take_new(self, now: float) -> Iterator[Record]:
         """Takes out the records that nobody has looked at yet."""
         self.enlist(now)
-        return self._take(self._new)
+        return _take(self._new, self.by_fd)
 
     def take_died(self) -> Iterator[Record]:
         """Takes out the records whose object has died, as far as they still matter."""
-        return self._take(self._died)
-
-    def _take(self, queue: deque[Record]) -> Iterator[Record]:
-        for _ in range(len(queue)):
-            record = queue.popleft()
-            if self.by_fd.get(record.fd) is record:
-                yield record
+        return _take(self._died, self.by_fd)
 
     def take_displaced(self) -> list[Record]:
         """Takes out the records whose number was given to another connection."""
         displaced, self._displaced = self._displaced, []
         return displaced
+
+    def waiting(self) -> set[int]:
+        """Tells the descriptors of those that are new, whose turn has not come."""
+        return {record.fd for record in tuple(self._new)}
 
     def postpone(self, record: Record) -> None:
         """Puts a record back among the new ones."""
@@ -171,6 +169,13 @@ def _remember(table: dict[int, T], cookie: int, thing: T, most: int) -> None:
     table[cookie] = thing
     while len(table) > most:
         del table[next(iter(table))]
+
+
+def _take(queue: deque[Record], by_fd: dict[int, Record]) -> Iterator[Record]:
+    for _ in range(len(queue)):
+        record = queue.popleft()
+        if by_fd.get(record.fd) is record:
+            yield record
 
 
 def _with_its_beginning(first: Entry | None, entry: Entry) -> Entry:

@@ -97,7 +97,7 @@ class Strangers:
     def _adopt(self, unknown: list[SocketFacts], now: float) -> Iterator[Record]:
         mine = read_hung_up(keeps_pollers=False) if unknown else {}  # rare, and the memory would be the guard's
         self._registry.enlist(now)
-        announced = {record.fd for record in self._registry.records() if record.cookie is None}
+        announced = self._registry.waiting()
         for row in unknown:
             if row.cookie is not None and row.inode in mine and announced.isdisjoint(mine[row.inode]):
                 yield stranger(mine[row.inode][0], row.cookie, now, is_server=not opened_by_us(row))

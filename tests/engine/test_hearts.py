@@ -115,23 +115,28 @@ def test_owners_that_die_in_any_thread_drop_out():
     assert stays.called_at == [1000.0]
 
 
-def heir_of(owner_id: int) -> Owner:
-    """Makes an owner with the identity of one that has died."""
+def heir_of(owner_id: int) -> Owner | None:
+    """Makes an owner with the identity of one that has died; None if Python does not give it out again soon."""
     others = []
     while id(heir := Owner()) != owner_id:
         others.append(heir)  # kept alive, so that each has another place
-        assert len(others) < 100_000
+        if len(others) > 1000:
+            return None
     return heir
 
 
 def test_an_owner_in_the_place_of_a_dead_one_is_its_own():
     """Python gives the identity of the dead out again; their end must not take the newcomer along."""
-    beating, owner = hearts()[0], Owner()
-    beating.add(owner, 10.0)
-    beating.run(1.0)
-    key = id(owner)
-    del owner
-    heir = heir_of(key)
+    heir = None
+    for _ in range(100):
+        beating, owner = hearts()[0], Owner()
+        beating.add(owner, 10.0)
+        beating.run(1.0)
+        key = id(owner)
+        del owner
+        if heir := heir_of(key):
+            break
+    assert heir is not None, "Python gives no place out again"
     beating.add(heir, 20.0)
     for now in (2.0, 10.0):
         beating.run(now)
