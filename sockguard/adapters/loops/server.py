@@ -5,6 +5,7 @@ object that it is. uvloop's is written in C and cannot be changed.
 """
 
 import asyncio
+import sys
 from typing import Any, Self
 
 from sockguard.adapters.loops.group import LoopGroup
@@ -46,6 +47,16 @@ class ServerProxy(asyncio.AbstractServer):
         """Closes the server; then ends the connections that nobody else ends."""
         self._server.close()
         self._group.end()
+
+    if sys.version_info >= (3, 13):
+
+        def close_clients(self) -> None:
+            """Closes its connections."""
+            self._server.close_clients()
+
+        def abort_clients(self) -> None:
+            """Aborts its connections."""
+            self._server.abort_clients()
 
     def get_loop(self) -> asyncio.AbstractEventLoop:
         """Gives its event loop."""
