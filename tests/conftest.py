@@ -7,6 +7,7 @@ import pytest
 from hypothesis import settings
 
 import sockguard
+from own_network import move_into_own_network
 
 # A property fails by its answer, never by the speed of the machine; a failure prints how to repeat it.
 settings.register_profile("sockguard", deadline=None, print_blob=True)
@@ -20,13 +21,18 @@ for name in [name for name in os.environ if name.startswith("SOCKGUARD_") and no
 IS_PORTABLE = os.environ.get("SOCKGUARD_BACKEND") == "portable"
 
 
-def pytest_report_header():
-    """Tells, where the tests are run without the kernel's books, whether sockguard does so, too."""
-    if not IS_PORTABLE:
-        return None
-    from sockguard._kernel.backend import KERNEL_KEEPS_BOOKS  # noqa: PLC0415 - not before a test wants it
+NETWORK = move_into_own_network() if os.environ.get("SOCKGUARD_TEST_OWN_NETWORK") else ""
+"""Which network the tests run in; .ci/run asks for one of its own for each process."""
 
-    return f"sockguard: KERNEL_KEEPS_BOOKS={KERNEL_KEEPS_BOOKS}"
+
+def pytest_report_header():
+    """Tells what is not as usual: a network of its own; no kernel's books, and whether sockguard does without, too."""
+    header = [f"network: {NETWORK}"] if NETWORK else []
+    if IS_PORTABLE:
+        from sockguard._kernel.backend import KERNEL_KEEPS_BOOKS  # noqa: PLC0415 - not before a test wants it
+
+        header.append(f"sockguard: KERNEL_KEEPS_BOOKS={KERNEL_KEEPS_BOOKS}")
+    return header
 
 
 @pytest.fixture(autouse=True)

@@ -1,14 +1,12 @@
 """One guard a process, whoever wants it first: `install()` or a wrapper."""
 
-import os
-import signal
 import socket
 import threading
-import warnings
 
 import pytest
 
 import sockguard
+from forks import fork, succeeded, succeeds_in_child
 from loopback import connect, state_of
 from sockguard import _process
 from sockguard._core.policy import Policy
@@ -105,10 +103,7 @@ def test_a_wrong_environment_is_named(monkeypatch):
 def test_a_forked_child_goes_on_as_its_parent_did(thread):
     """With a thread of its own where that had one, and without where a selector drives it."""
     guard = shared_guard(thread=thread)
-    pid = os.fork()
-    if pid == 0:
-        os._exit(0 if guard.driver.is_running is thread else 1)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert succeeds_in_child(lambda: guard.driver.is_running is thread)
     assert guard.driver.is_running is thread
 
 
@@ -147,21 +142,17 @@ def test_a_child_that_was_forked_in_that_moment_can_open_connections():
     def hold():
         with _process._beginning:  # noqa: SLF001
             is_held.set()
-            is_over.wait(30)
+            is_over.wait(60)
 
     thread = threading.Thread(target=hold)
     thread.start()
-    assert is_held.wait(5)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of threads and forks, from Python 3.12 on
-        pid = os.fork()
-    if pid == 0:
-        signal.alarm(5)  # ends a child that hangs
-        _process.running.is_shared = False  # so that it has to take the lock
-        os._exit(0 if shared_guard() is not None else 1)
+    assert is_held.wait(60)
+    _process.running.is_shared = False  # so that the child has to take the lock
+    child = fork(shared_guard)
+    _process.running.is_shared = True
     is_over.set()
-    thread.join(5)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    thread.join()
+    assert succeeded(child)
 
 
 def test_a_program_that_gets_no_thread_goes_on(monkeypatch):

@@ -8,7 +8,7 @@ __all__ = ["eventually"]
 
 T = TypeVar("T")
 
-TIMEOUT = 5.0
+TIMEOUT = 20.0
 """Seconds; what is waited for takes milliseconds, so this is only met by a bug or a stopped machine."""
 
 

@@ -13,11 +13,11 @@ import ssl
 import sys
 import threading
 import time
-import warnings
 
 import pytest
 
 import sockguard
+from forks import fork, succeeded
 from loopback import connect, listen, reset, state_of
 from loops import client_tls, server_tls
 from redis_server import command, start_redis
@@ -491,17 +491,16 @@ def test_a_parent_that_closes_does_not_end_what_its_child_serves():
     with pair() as p:
         p.client.sendall(b"request")
         eventually(lambda: p.server.connection.facts.unread)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # of a fork with threads, if a test before left one
-            child = os.fork()
-        if not child:
-            with contextlib.suppress(BaseException):
-                time.sleep(0.2)
-                p.server.sendall(b"answer to " + p.server.recv(99))
-            os._exit(0)
+
+        def serve() -> bool:
+            time.sleep(0.2)
+            p.server.sendall(b"answer to " + p.server.recv(99))
+            return True
+
+        child = fork(serve)
         p.server.close()
         assert p.client.recv(99) == b"answer to request"
-        os.waitpid(child, 0)
+        assert succeeded(child)
 
 
 # --- How it comes to be ---

@@ -16,6 +16,7 @@ import pytest
 
 from children import start_child
 from commands import needs_root
+from forks import succeeds_in_child
 from servers import teach
 from sockguard._engine import control
 from sockguard._engine.control import MAX_ANSWER, MAX_CLIENTS, PATIENCE, RETRY_AFTER, ControlServer
@@ -422,17 +423,7 @@ def test_removed_file_is_no_error(server):
 
 def in_fork(work) -> None:
     """Runs something in a forked child; it must end without an error."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # pytest has threads
-        pid = os.fork()
-    if not pid:
-        status = 1
-        try:
-            work()
-            status = 0
-        finally:
-            os._exit(status)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert succeeds_in_child(lambda: (work(), True))
 
 
 @pytest.mark.parametrize("is_told", [True, False])

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from forks import fork, succeeded
 from sockguard._engine import driver
 from sockguard._engine.driver import SIGNALS, Driver
 from waiting import eventually
@@ -165,20 +166,18 @@ def test_a_forked_child_starts_its_own(make, ticks):
     made.start()
     eventually(lambda: ticks)
     made.stop()
-    pid = os.fork()
-    if not pid:
-        status = 1
-        try:
-            made.forget()
-            ticks.clear()
-            made.start()
-            eventually(lambda: len(ticks) >= 2)
-            made.stop()
-            status = len(tasks()) != 1
-        finally:
-            os._exit(status)
+
+    def works_in_child() -> bool:
+        made.forget()
+        ticks.clear()
+        made.start()
+        eventually(lambda: len(ticks) >= 2)
+        made.stop()
+        return len(tasks()) == 1
+
+    child = fork(works_in_child)
     made.start()
-    assert os.waitpid(pid, 0)[1] == 0
+    assert succeeded(child)
     n_before = len(ticks)
     assert eventually(lambda: len(ticks) > n_before)
 

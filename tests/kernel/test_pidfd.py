@@ -11,6 +11,7 @@ import threading
 import pytest
 
 from children import Child, start_child
+from forks import fork, succeeded
 from loopback import connect, inode_of, listen, vanished_peer
 from refusing import PIDFD_GETFD, PIDFD_OPEN, needs_seccomp
 from sockguard._kernel import pidfd
@@ -251,7 +252,6 @@ def count_in_child(inode: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_fork_does_not_wait_for_whom_it_holds_up_itself() -> None:
     """A finalizer of the program can run while a socket is lent, and wait for a lock that the forking thread holds."""
     lock, is_lent, is_through = threading.Lock(), threading.Event(), threading.Event()
@@ -265,11 +265,9 @@ def test_fork_does_not_wait_for_whom_it_holds_up_itself() -> None:
     lender = threading.Thread(target=lend)
     with lock:
         lender.start()
-        assert is_lent.wait(5)
-        child = os.fork()
-        if child == 0:
-            os._exit(0 if pidfd.no_fork.acquire(timeout=5) else 1)  # the child can lend, too
+        assert is_lent.wait(60)
+        child = fork(lambda: pidfd.no_fork.acquire(timeout=5))  # the child can lend, too
         assert not is_through.is_set()
-    lender.join(5)
+    lender.join()
     assert is_through.is_set()
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert succeeded(child)

@@ -6,6 +6,7 @@ import socket
 import pytest
 
 from children import start_child
+from forks import succeeds_in_child
 from sockguard._kernel.own_fds import read_fd_count
 from sockguard._kernel.own_sockets import read_descriptors
 from sockguard._kernel.standing import Standing
@@ -88,10 +89,7 @@ def test_with_a_child_nothing_is_known(standing, some):
 def test_in_a_forked_child_nothing_is_known(standing, some):
     """Its table is another."""
     remember(standing)
-    pid = os.fork()
-    if not pid:
-        os._exit(standing.is_same())
-    assert os.waitpid(pid, 0)[1] == 0
+    assert succeeds_in_child(lambda: not standing.is_same())
 
 
 def test_descriptors_are_given_back(standing, some):

@@ -175,8 +175,10 @@ def test_ignore_lines(tmp_path):
 def test_message_can_be_pasted_into_the_ignore_list(tmp_path):
     """The line that the message proposes leaves out that very leak."""
     write(tmp_path, test_a=suite("def test_a(): connect()"))
-    [line] = [line for line in run_suite(tmp_path).text.splitlines() if "to ignore" in line]
-    (tmp_path / "pytest.ini").write_text("[pytest]\n" + line.replace("to ignore", "").strip())
+    text = run_suite(tmp_path).text
+    lines = [line.replace("to ignore", "").strip() for line in text.splitlines() if "to ignore" in line]
+    assert lines == ["socket_leaks_ignore = created-by:test_a.connect"], text
+    (tmp_path / "pytest.ini").write_text("[pytest]\n" + lines[0])
     assert run_suite(tmp_path).status == 0
 
 

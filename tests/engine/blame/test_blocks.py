@@ -1,13 +1,12 @@
 """Blocks in one another, one after the other, and side by side: each is charged with its own."""
 
 import contextvars
-import os
 import socket
 import threading
-import warnings
 
 import pytest
 
+from forks import succeeds_in_child
 from loopback import inode_of
 from sockguard._engine.blame.births import WITHIN, Moment
 from sockguard._engine.blame.blocks import Block, turn
@@ -191,16 +190,11 @@ def test_a_forked_child_does_not_wait_for_a_thread_it_has_not_got():
     def hold():
         with turn():
             has_it.set()
-            may_go.wait(5)
+            may_go.wait(60)
 
     thread = threading.Thread(target=hold)
     thread.start()
-    has_it.wait(5)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # from 3.12 on, of the second thread: that is the test
-        pid = os.fork()
-    if not pid:
-        os._exit(not turn().acquire(timeout=3))
+    has_it.wait(60)
+    assert succeeds_in_child(lambda: turn().acquire(timeout=3))
     may_go.set()
     thread.join()
-    assert os.waitpid(pid, 0)[1] == 0

@@ -1,6 +1,5 @@
 """Waiting for what is about to be closed, in steps; then each leftover is told once, to whom it belongs."""
 
-import os
 import socket
 import threading
 import time
@@ -8,6 +7,7 @@ import time
 import pytest
 
 from children import start_child
+from forks import succeeds_in_child
 from loopback import inode_of, listen
 from sockguard._engine.blame.births import Moment
 from sockguard._engine.blame.judging import FIRST_WAIT, LONGEST_WAIT, Judge
@@ -114,16 +114,13 @@ def test_no_grace_is_one_look(scene, somebody):
 @pytest.mark.parametrize(("has_loop", "waits"), [(False, False), (True, True)])
 def test_who_is_alone_does_not_wait(scene, has_loop, waits):
     """With one thread and no child nobody could close it meanwhile; with an event loop, its tasks could."""
-    pid = os.fork()  # here may be threads of other tests; a child has one
-    if not pid:
-        status = 2
-        try:
-            with scene.make():
-                first = next(scene.judge(has_loop=has_loop).waits(LONG), None)
-            status = int((first is not None) != waits)
-        finally:
-            os._exit(status)
-    assert os.waitpid(pid, 0)[1] == 0
+
+    def is_as_expected() -> bool:
+        with scene.make():
+            first = next(scene.judge(has_loop=has_loop).waits(LONG), None)
+        return (first is not None) == waits
+
+    assert succeeds_in_child(is_as_expected)  # here may be threads of other tests; a child has one
 
 
 def test_who_has_a_child_waits(scene):

@@ -11,6 +11,7 @@ import time
 import pytest
 
 import sockguard
+from forks import succeeds_in_child
 from loopback import listen, state_of
 from sockguard._core.policy import Heartbeat, Policy
 from waiting import eventually
@@ -196,18 +197,17 @@ def is_stuck(meter) -> bool:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_child_sends_though_a_thread_of_its_parent_was_sending(beating):
     """That thread is not in the child, so the gate that it holds would never open."""
     client, server, _ = beating
+
+    def send() -> bool:
+        with client.connection.sending():
+            client.sendall(b"x")
+        return True
+
     with held_by_another_thread(client):
-        pid = os.fork()
-        if not pid:
-            signal.alarm(10)  # ends a child that hangs
-            with client.connection.sending():
-                client.sendall(b"x")
-            os._exit(0)
-        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        assert succeeds_in_child(send)
         assert server.recv(9) == b"x"
 
 
