@@ -16,7 +16,6 @@ from typing import Any, Literal, Self, TypeVar
 from sockguard._core.ignoring import IgnoreRule, parse_rule
 from sockguard._core.leftovers import Leftover, story
 from sockguard._engine.blame.blocks import Block, turn
-from sockguard._engine.blame.judging import Judge
 from sockguard._engine.blame.tracking import Tracking
 from sockguard._kernel.linux import require_linux
 from sockguard.adapters import births
@@ -216,14 +215,9 @@ def verify_none(*, grace: float = GRACE, ignore: Iterable[str] = (), baseline: I
     rules: list[IgnoreRule] = [parse_rule(line) for line in ignore]
     tracking = begin_tracking()
     try:
-        leaks = tracking.everything(lambda judge: _sleep_through(judge, grace), set(baseline))
+        leaks = tracking.everything(grace, set(baseline))
     finally:
         end_tracking()
     leaks = [leak for leak in leaks if not any(rule.matches(leak) for rule in rules)]
     if leaks:
         raise SocketLeakError("this process", leaks)
-
-
-def _sleep_through(judge: Judge, grace: float) -> None:
-    for seconds in judge.waits(grace):
-        time.sleep(seconds)

@@ -9,7 +9,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
+from sockguard._core.facts import LEAK_STATES
+
 __all__ = ["Leftover", "LeftoverCause", "Sketch", "headline", "lines_of", "story"]
+
+_LEAK_STATES = frozenset(state.name for state in LEAK_STATES)
 
 
 class LeftoverCause(StrEnum):
@@ -51,6 +55,11 @@ class Sketch(NamedTuple):
     """Its address: "127.0.0.1:8000", a path, or ""."""
     remote: str
     """That of its peer; "" if it has none."""
+
+    @property
+    def is_sick(self) -> bool:
+        """Tells whether its peer has hung up, or its connection is over, and it is open still."""
+        return self.state in _LEAK_STATES
 
 
 class Leftover(NamedTuple):

@@ -1,13 +1,13 @@
 """Judges each test when its teardown is over, and has those fail that left something open."""
 
-import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from typing import Any
 
 import pytest
 
 from sockguard._core.leftovers import Leftover, story
 from sockguard._engine.blame.judging import Judge
+from sockguard._engine.blame.ledger import Owner
 from sockguard._engine.blame.tracking import Tracking
 from sockguard._engine.blame.verdicts import Charge
 from sockguard.pytest_plugin.owners import PytestOwner, TestOwner
@@ -53,7 +53,8 @@ class Court:
         if test is None:
             yield
             return
-        early = [] if test.is_excused or not self._tracking.ledger.owners else self._charges(test, is_early=True)
+        has_early = bool(self._tracking.ledger.owners) and not test.is_excused
+        early = self._judge_of(test, is_early=True).sit(test.terms.grace) if has_early else []
         try:
             yield
             is_over = True
@@ -62,42 +63,40 @@ class Court:
             test.is_excused = test.is_excused or not is_over
         self._judge(test, early)
 
-    def _charges(self, test: TestOwner, *, is_early: bool = False) -> list[Charge]:
-        judge = Judge(self._tracking.ledger, self._tracking.queues, test, is_early=is_early)
-        for seconds in judge.waits(test.terms.grace):
-            time.sleep(seconds)
-        return judge.conclude()
+    def _judge_of(self, owner: Owner, *, is_early: bool = False) -> Judge:
+        return Judge(self._tracking.ledger, self._tracking.queues, owner, is_early=is_early)
 
     def _judge(self, test: TestOwner, early: list[Charge]) -> None:
-        charges = early + self._charges(test)
+        charges = early + self._judge_of(test).sit(test.terms.grace)
         self._phases.test = self._tracking.ledger.births.background = None
-        own: list[Leftover] = []
-        for owner, leftovers in _by_owner(charges):
-            if (failed := self._records.judged(owner, leftovers)) and owner is test:
-                own = failed
-            elif failed:
-                self._records.tell_of(owner.nodeid, owner.location, f"SocketLeakError: {story(owner.name, failed)}")
+        failing = self._failing(charges)
+        own = failing.pop(test, [])
+        self._tell_of(failing)
         if own:
             raise SocketLeakError(test.name, own)
+
+    def _failing(self, charges: list[Charge]) -> dict[PytestOwner, list[Leftover]]:
+        """Takes down what was found; gives those who fail, and what for."""
+        judged = {owner: self._records.judged(owner, leftovers) for owner, leftovers in _by_owner(charges).items()}
+        return {owner: leftovers for owner, leftovers in judged.items() if leftovers}
+
+    def _tell_of(self, failing: dict[PytestOwner, list[Leftover]]) -> None:
+        for owner, leftovers in failing.items():
+            self._records.tell_of(owner.nodeid, owner.location, f"SocketLeakError: {story(owner.name, leftovers)}")
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Judges, for the last time, what was opened after the last test by somebody whose turn was over."""
-        nobody = self._tracking.ledger.baseline
-        judge = Judge(self._tracking.ledger, self._tracking.queues, nobody)
-        for seconds in judge.waits(self._settings.grace):
-            time.sleep(seconds)
-        for owner, leftovers in _by_owner(judge.conclude()):
-            if failed := self._records.judged(owner, leftovers):
-                self._records.tell_of(owner.nodeid, owner.location, f"SocketLeakError: {story(owner.name, failed)}")
+        charges = self._judge_of(self._tracking.ledger.baseline).sit(self._settings.grace)
+        self._tell_of(self._failing(charges))
         if session.testsfailed and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
-def _by_owner(charges: list[Charge]) -> Iterator[tuple[PytestOwner, list[Leftover]]]:
+def _by_owner(charges: list[Charge]) -> dict[PytestOwner, list[Leftover]]:
     """Sorts charges by those whom a report can be made of."""
     by_owner: dict[PytestOwner, list[Leftover]] = {}
     for owner, leftover in charges:
         if isinstance(owner, PytestOwner) and not owner.is_excused:
             by_owner.setdefault(owner, []).append(leftover)
-    yield from by_owner.items()
+    return by_owner

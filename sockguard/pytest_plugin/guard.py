@@ -1,6 +1,5 @@
 """The fixture `socket_leak_guard`: asks about open sockets in the middle of a test."""
 
-import time
 from collections.abc import Collection
 from types import TracebackType
 from typing import Self
@@ -55,10 +54,8 @@ class SocketLeakGuard:
         owner.is_over = True
         ledger.ask_again()
         try:
-            judge = Judge(ledger, self._tracking.queues, owner, is_alone=True)
-            for seconds in judge.waits(grace):
-                time.sleep(seconds)
-            return [charge.leftover for charge in judge.conclude() if charge.owner is owner]
+            charges = Judge(ledger, self._tracking.queues, owner, is_alone=True).sit(grace)
+            return [charge.leftover for charge in charges if charge.owner is owner]
         finally:
             for birth, moment in zip(births, moments, strict=True):
                 birth.moment, birth.is_told = moment, False

@@ -15,7 +15,7 @@ from typing import Any
 from sockguard._engine.attributes import module_of
 from sockguard._engine.blame.births import Birth, Moment
 from sockguard._engine.blame.ledger import Ledger, Owner, Suspect
-from sockguard._engine.blame.loops import GONE, is_event_loop, without_closing
+from sockguard._engine.blame.loops import is_event_loop, without_closing
 from sockguard._kernel.own_sockets import read_inode, sketch_descriptor
 
 __all__ = ["claim", "give_to_owners", "left_by_clients"]
@@ -32,7 +32,7 @@ def give_to_owners(suspects: list[Suspect], ledger: Ledger) -> list[Suspect]:
         return []
     listeners = dict(_listeners(ledger))
     served = [suspect for suspect in suspects if _listener_of(suspect, listeners)]
-    abandoned = [suspect for suspect in served if suspect.sketch.state in GONE]
+    abandoned = [suspect for suspect in served if suspect.sketch.is_sick]
     for suspect in served:
         if suspect not in abandoned:
             suspect.birth.moment = Moment(_listener_of(suspect, listeners))

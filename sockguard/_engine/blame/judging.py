@@ -20,7 +20,7 @@ FIRST_WAIT, LONGEST_WAIT = 0.001, 0.05
 
 
 class Judge:
-    """Finds what is left open. The waiting is done by the caller, who may be a thread or in an event loop.
+    """Finds what is left open: by `sit`, or by `waits` and `conclude` where the waiting is an event loop's business.
 
     Args:
         ledger: The books.
@@ -49,6 +49,16 @@ class Judge:
         self._has_loop = has_loop
         self._suspects: list[Suspect] = []
         self._queued: list[Leak] = []
+
+    def sit(self, grace: float) -> list[Charge]:
+        """Waits, in this thread, for what is about to be closed, and tells what is left open.
+
+        Args:
+            grace: Seconds, at most.
+        """
+        for seconds in self.waits(grace):
+            time.sleep(seconds)
+        return self.conclude()
 
     def waits(self, grace: float) -> Iterator[float]:
         """Looks, and yields how many seconds to wait before the next look, until all is closed or time is up.

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from sockguard._core.facts import LEAK_STATES, Holder
+from sockguard._core.facts import Holder
 from sockguard._core.leftovers import Sketch
 from sockguard._engine.blame.births import Birth, Births, Death, Moment
 from sockguard._kernel.own_fds import read_fd_count
@@ -21,7 +21,6 @@ __all__ = ["IN_CHILD", "Ledger", "Owner", "Suspect"]
 IN_CHILD = Sketch("socket", "held by a child process", "", "")
 INTERVAL = 0.01
 """Seconds: twice what a thread may keep the interpreter lock for (sys.getswitchinterval)."""
-_GONE = {state.name for state in LEAK_STATES}
 
 
 class Owner:
@@ -118,7 +117,7 @@ class Ledger:
         for suspect in suspects:
             suspect.birth.is_told = True
         accepted = (s for s in suspects if s.birth.inode in self.births.elsewhere and s.birth.may_be_accepted)
-        served = [suspect for suspect in accepted if suspect.sketch.state not in _GONE]
+        served = [suspect for suspect in accepted if not suspect.sketch.is_sick]
         if not served:
             return suspects
         ends = {end for inode, fds in self.inodes.items() if (end := _ends(sketch_descriptor(fds[0], inode)))}
@@ -147,7 +146,7 @@ class Ledger:
     def _was_left_by_client(self, suspect: Suspect) -> bool:
         """Tells of a server's connection whether it ended in a test: then that is to be charged, not the server."""
         is_elsewhere = suspect.birth.inode in self.births.elsewhere
-        return is_elsewhere and suspect.sketch.state in _GONE and not suspect.birth.opened_in.is_excused
+        return is_elsewhere and suspect.sketch.is_sick and not suspect.birth.opened_in.is_excused
 
     def _kept_by_children(self, inodes: Iterable[int]) -> list[Suspect]:
         """Finds sockets that we closed and a child has a copy of."""
@@ -179,7 +178,7 @@ class Ledger:
         for fd in by_fd:
             poller.register(fd, select.POLLRDHUP)
         suspects = [_suspect(by_fd[fd], fd) for fd, _ in poller.poll(0)]
-        return [s._replace(owner=s.birth.opened_in) for s in suspects if s and s.sketch.state in _GONE]
+        return [s._replace(owner=s.birth.opened_in) for s in suspects if s and s.sketch.is_sick]
 
 
 def _may_be_charged(birth: Birth) -> bool:

@@ -16,12 +16,11 @@ from sockguard._engine.blame.ledger import Suspect
 from sockguard._engine.instances import instances_of
 from sockguard._kernel.own_sockets import read_inode
 
-__all__ = ["GONE", "is_event_loop", "is_of_loop", "things_of_uvloop", "transports", "without_closing"]
+__all__ = ["is_event_loop", "is_of_loop", "things_of_uvloop", "transports", "without_closing"]
 
 LOOPS = frozenset(
     {"asyncio.unix_events", "asyncio.base_events", "asyncio.selector_events", "asyncio.windows_events", "uvloop"}
 )
-GONE = frozenset({"CLOSE_WAIT", "CLOSE"})
 ITERATIONS, WHILE = 10, 0.1
 """How often a loop goes round, and then for how many seconds on, before it must have seen that a peer hung up."""
 
@@ -76,7 +75,7 @@ def _pause_of(suspect: Suspect, transport: Any) -> _Paused | None:
     if loop is None or loop.is_closed() or loop.is_running():
         return None
     is_closing = transport.is_closing()
-    if not is_closing and suspect.sketch.state not in GONE:
+    if not is_closing and not suspect.sketch.is_sick:
         return None
     suspect.birth.has_waited = not is_closing
     return _Paused(loop, is_told_to_close=is_closing)

@@ -62,8 +62,13 @@ class Tracking:
                 birth.is_told = True
                 self.ledger.births.deaths.append(Death(birth, sketch))
 
-    def everything(self, judged: Callable[[Judge], None], allowed: set[int]) -> list[Leftover]:
-        """Charges all that is open."""
+    def everything(self, grace: float, allowed: set[int]) -> list[Leftover]:
+        """Charges all that is open.
+
+        Args:
+            grace: Seconds to wait for what is about to be closed.
+            allowed: Inodes of sockets that may be open.
+        """
         owner = Owner("this process")
         inodes = self.ledger.look()
         self.ledger.ask_again()
@@ -76,9 +81,8 @@ class Tracking:
             birth.is_internal = birth.is_internal or is_of_loop(birth)
             birth.moment = Moment(owner)
         owner.is_over = True
-        judge = Judge(self.ledger, self.queues, owner)
-        judged(judge)
-        return [charge.leftover for charge in judge.conclude() if charge.owner is owner]
+        charges = Judge(self.ledger, self.queues, owner).sit(grace)
+        return [charge.leftover for charge in charges if charge.owner is owner]
 
 
 def _inodes_of_uvloop() -> Iterator[int]:

@@ -24,7 +24,6 @@ from sockguard.errors import InternalError, KernelUnavailable
 
 __all__ = ["Charge", "charge_deaths", "charge_queued", "charge_suspects", "find_sick"]
 
-SICK = frozenset({"CLOSE_WAIT", "CLOSE"})
 MAX_SEARCH = 1.0
 """Seconds for searching who holds what, in one judgement."""
 NOWHERE = Sketch("socket", "closed by now", "", "")
@@ -49,7 +48,7 @@ def charge_suspects(suspects: list[Suspect]) -> list[Charge]:
     """Works out why these are open. Collects garbage, to tell what was thrown away from what is kept."""
     if not suspects:
         return []
-    is_any_sick = any(suspect.sketch.state in SICK for suspect in suspects)
+    is_any_sick = any(suspect.sketch.is_sick for suspect in suspects)
     sick = {leak.inode: leak for leak in find_sick()} if is_any_sick else {}
     _collect_garbage()
     living = read_all_sockets()
