@@ -151,7 +151,7 @@ def _connection(f: Fields) -> str:
         f"owner: {f['owner']}" if f["owner"] else "",
     ]
     told = ", ".join(filter(None, details))
-    return f"{f['local'] or '(unnamed)'} {arrow} {f['remote'] or '(forgotten)'}" + (f" ({told})" if told else "")
+    return f"{f['local'] or '(unnamed)'} {arrow} {f['remote'] or '(not told)'}" + (f" ({told})" if told else "")
 
 
 def _unread(f: Fields) -> str:

@@ -87,7 +87,7 @@ class Leak(NamedTuple):
 
     @property
     def remote(self) -> Address | None:
-        """The address of the peer; None where the kernel has forgotten it (`dead_fd`)."""
+        """The address of the peer; None where the kernel does not tell it."""
         return self.connection.remote
 
     @property

@@ -20,7 +20,6 @@ from sockguard._engine.terms import Terms
 from sockguard._kernel.names import read_names
 from sockguard._kernel.natives import monotonic
 from sockguard._kernel.one_socket import fd_of, find_cookie
-from sockguard._kernel.peer_name import read_last_peer
 from sockguard._kernel.unread import count_unread
 
 __all__ = ["Ending", "Endings"]
@@ -134,7 +133,7 @@ class Endings:
 def _look(sock: Any, record: Record, names: Names | None) -> dict[str, object]:
     """Completes the record of a connection; gives what else is to be told of it."""
     if record.names is None or record.names.remote is None:
-        record.names = names or _names_of(sock)
+        record.names = names or read_names(sock)
     record.cookie = record.cookie or find_cookie(getattr(sock, "_sock", sock))
     told: dict[str, object] = {"unread": 0}
     with contextlib.suppress(OSError, ValueError, ImportError):  # closed; Windows
@@ -142,11 +141,6 @@ def _look(sock: Any, record: Record, names: Names | None) -> dict[str, object]:
     if record.site is None and not record.has_object:  # the guard knows nothing of it
         told["side"] = None
     return told
-
-
-def _names_of(sock: Any) -> Names:
-    names = read_names(sock)
-    return names if names.remote is not None else names._replace(remote=read_last_peer(sock))
 
 
 def _not_enlisted(entry: tuple[Any, ...], fd: int) -> Record:

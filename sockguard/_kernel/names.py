@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from sockguard._core.facts import Address, Names
+from sockguard._kernel.peer_name import read_last_peer
 
 __all__ = ["read_names"]
 
@@ -20,8 +21,13 @@ class HasNames(Protocol):
 
 
 def read_names(sock: HasNames) -> Names:
-    """Reads both ends of a socket of any family; None for one that the kernel does not tell, or no longer."""
-    return Names(_read(sock.getsockname), _read(sock.getpeername))
+    """Reads both ends of a socket of any family, also after the end; None for one that the kernel does not tell."""
+    return Names(_read(sock.getsockname), _read(sock.getpeername) or _read_last(sock))
+
+
+def _read_last(sock: HasNames) -> Address | None:
+    peer = read_last_peer(sock)
+    return peer and peer.unmapped
 
 
 def _read(read: Callable[[], Any]) -> Address | str | None:

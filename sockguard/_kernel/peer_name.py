@@ -6,9 +6,10 @@ socket is there: `inet_getname` (net/ipv4/af_inet.c) looks at the state where it
 the former, and not by the latter.
 """
 
-import _socket
+import contextlib
 import socket
 import sys
+from typing import Any
 
 from sockguard._core.facts import Address
 
@@ -17,21 +18,23 @@ __all__ = ["read_last_peer"]
 SO_PEERNAME = 28
 """asm-generic/socket.h; Python has no name for it. MIPS, PA-RISC and SPARC have other numbers."""
 _PLACES = {
-    int(socket.AF_INET): (16, slice(4, 8)),
     int(socket.AF_INET6): (28, slice(8, 24)),
+    int(socket.AF_INET): (16, slice(4, 8)),
 }
-"""By family: the size of its `sockaddr`, and where the host is in that; the port is always in bytes 2 and 3."""
+"""By family: the size of its `sockaddr`, and where the host is in that; the port is always in bytes 2 and 3.
+
+The longer one first: to be asked for more than there is, is an error, and for less gives a part.
+"""
 
 
-def read_last_peer(sock: _socket.socket) -> Address | None:
+def read_last_peer(sock: Any) -> Address | None:  # noqa: ANN401 - a socket, or what a loop gives in place of one
     """Reads the address of the peer, also after the end; None where that is not told."""
-    if sys.platform != "linux" or sock.family not in _PLACES:
+    if sys.platform != "linux":
         return None
-    size, host_at = _PLACES[sock.family]
-    try:
-        raw = sock.getsockopt(socket.SOL_SOCKET, SO_PEERNAME, size)
-    except OSError:
-        return None  # closed; never connected
-    if len(raw) != size or int.from_bytes(raw[:2], sys.byteorder) != sock.family:
-        return None  # on this machine the number stands for something else
-    return Address(socket.inet_ntop(sock.family, raw[host_at]), int.from_bytes(raw[2:4], "big")).unmapped
+    for family, (size, host_at) in _PLACES.items():  # by its own answer: a socket object may not know its family
+        with contextlib.suppress(OSError):  # closed; never connected; of another family
+            raw = sock.getsockopt(socket.SOL_SOCKET, SO_PEERNAME, size)
+            # Or on this machine the number stands for something else.
+            if len(raw) == size and int.from_bytes(raw[:2], sys.byteorder) == family:
+                return Address(socket.inet_ntop(family, raw[host_at]), int.from_bytes(raw[2:4], "big"))
+    return None

@@ -160,7 +160,7 @@ def _line(result: Result) -> str:
     leak, outcome, why = result
     descriptor = "not accepted" if leak.fd is None else f"fd {leak.fd}"
     age = "age unknown" if leak.age_seconds is None else f"{leak.age_seconds:.0f} s"
-    ends = f"{leak.local} <- {leak.remote or '(forgotten)'}"
+    ends = f"{leak.local} <- {leak.remote or '(not told)'}"
     return f"{outcome}: pid {leak.pid} {descriptor} {ends} {age} {leak.cause.value}: {why}"
 
 

@@ -135,7 +135,7 @@ def _row(leak: Leak, *, is_wide: bool) -> list[str]:
         age_text(leak.age_seconds, leak.age_is),
         "-" if leak.fd is None else str(leak.fd),
         str(leak.local.unmapped),
-        "(forgotten)" if leak.remote is None else str(leak.remote.unmapped),
+        "(not told)" if leak.remote is None else str(leak.remote.unmapped),
         size_text(leak.connection.unread),
         leak.cause.value,
     ]

@@ -32,7 +32,7 @@ def message(name: EventName, **fields: object) -> str:
         (
             EventName.PEER_CLOSED,
             {"side": "client", "remote": None, "fd": None, "created_at": None, "owner": None, "pid": None},
-            "The peer of 127.0.0.1:80 -> (forgotten) hung up; nothing is unread. See more: sockguard report --all",
+            "The peer of 127.0.0.1:80 -> (not told) hung up; nothing is unread. See more: sockguard report --all",
         ),
         (
             EventName.LEAK_DETECTED,

@@ -375,17 +375,17 @@ def test_many_leaks_at_once_are_told_in_no_time():
 
 
 def test_a_dead_connection_is_told_with_its_addresses():
-    """After a reset the kernel has forgotten the peer; what was read when it hung up is told as far as it goes."""
+    """Both of them, though getpeername() tells no peer after a reset."""
     with connect() as c, driven(leak_after=2, fin_timeout=None) as d:
         d.adopt(c.server)
         d.tick()
+        local, remote = (f"{host}:{port}" for host, port in (c.server.getsockname(), c.client.getsockname()))
         reset(c.client)
         eventually(lambda: state_of(c.server) == 7)
         for _ in range(3):
             d.tick(3)
         [leak] = d.told("leak_detected")
-        host, port = c.server.getsockname()
-        assert (leak.fields["local"], leak.fields["cause"]) == (f"{host}:{port}", "dead_fd")
+        assert (leak.fields["local"], leak.fields["remote"], leak.fields["cause"]) == (local, remote, "dead_fd")
 
 
 # --- Without a thread: so much at once, and no more ---

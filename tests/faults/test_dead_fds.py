@@ -30,6 +30,7 @@ def test_connection_that_was_reset(first):
         port = int(child.ask("port"))
         client = socket.create_connection(("127.0.0.1", port))
         child.do("server, _ = listener.accept()")
+        peer_port = client.getsockname()[1]
         if first != "RST alone":
             client.shutdown(socket.SHUT_WR)
             wait_for(port, state=CLOSE_WAIT)
@@ -45,7 +46,7 @@ def test_connection_that_was_reset(first):
         "fd": fd,
         "inode": inode,
         "state": "CLOSE",
-        "remote": None,
+        "remote": f"127.0.0.1:{peer_port}",
         "cause": "dead_fd",
         "age_is": "about",
         "holders": [{**leak["holders"][0], "pid": child.pid, "fd": fd}],
@@ -70,10 +71,11 @@ def test_connection_that_keepalive_has_ended():
         client = socket.create_connection(("127.0.0.1", port))
         child.do("server, _ = listener.accept()")
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_LINGER2, 1)  # our orphan is forgotten after a second
+        remote = f"127.0.0.1:{client.getsockname()[1]}"
         client.close()
         eventually(lambda: child.ask(STATE_IN_CHILD) == CLOSE, timeout=30)
         leak = only_leak(child.pid)
-    assert (leak["state"], leak["remote"], leak["cause"]) == ("CLOSE", None, "dead_fd")
+    assert (leak["state"], leak["remote"], leak["cause"]) == ("CLOSE", remote, "dead_fd")
 
 
 def test_dead_descriptor_of_ipv6():

@@ -60,13 +60,12 @@ def test_own_leak_is_seen_with_its_holder_and_age(family: socket.AddressFamily) 
 def test_own_dead_descriptor_is_seen() -> None:
     """A connection that was reset is in no table; its descriptor gives it away."""
     with connect() as connection:
+        remote = Address(*connection.client.getsockname())
         reset(connection.client)
         eventually(lambda: state_of(connection.server) == 7)
         snapshot = look_at_self()
-        assert (row_of(snapshot, connection.server).state, row_of(snapshot, connection.server).remote) == (
-            TcpState.CLOSE,
-            None,
-        )
+        row = row_of(snapshot, connection.server)
+        assert (row.state, row.remote) == (TcpState.CLOSE, remote)
         assert causes(snapshot, connection.server) == [Cause.DEAD_FD]
 
 

@@ -36,14 +36,14 @@ def test_fin_counts_as_one_in_close_wait(sent: bytes, queue: int) -> None:
 
 
 @FAMILIES
-def test_dead_connection_has_no_peer(family: socket.AddressFamily) -> None:
-    """After a reset the local end is still known and the kernel has forgotten the other."""
+def test_dead_connection_is_told_with_both_ends(family: socket.AddressFamily) -> None:
+    """After a reset as before it, though getpeername() tells no peer any more."""
     with connect(family) as connection:
-        local = Address(*connection.server.getsockname()[:2])
+        local, remote = (Address(*end.getsockname()[:2]) for end in (connection.server, connection.client))
         reset(connection.client)
         eventually(lambda: state_of(connection.server) == 7)
         facts = read_facts(connection.server)
-        assert (facts.state, facts.local, facts.remote, facts.recv_queue) == (TcpState.CLOSE, local, None, 0)
+        assert (facts.state, facts.local, facts.remote, facts.recv_queue) == (TcpState.CLOSE, local, remote, 0)
         assert (facts.inode, facts.cookie) == (inode_of(connection.server), read_cookie(connection.server))
 
 
