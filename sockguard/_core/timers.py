@@ -5,6 +5,7 @@ precision: a key fires up to one tick late, and never early.
 """
 
 import math
+from collections.abc import MutableMapping
 from typing import Generic, TypeVar
 
 __all__ = ["TICK", "Wheel"]
@@ -20,12 +21,15 @@ class Wheel(Generic[Key]):
 
     To take a key out, or to move it, leaves its entry behind in the old slot, where it is
     passed over: 8 bytes for as long as it would have taken.
+
+    Args:
+        table: Where it takes down what it knows of each key: an empty mapping, if a dict takes too much.
     """
 
-    def __init__(self, tick: float = TICK) -> None:
+    def __init__(self, tick: float = TICK, table: MutableMapping[Key, list[Key]] | None = None) -> None:
         self._tick = tick
         self._slots: dict[int, list[Key]] = {}
-        self._slot_of: dict[Key, list[Key]] = {}
+        self._slot_of: MutableMapping[Key, list[Key]] = {} if table is None else table
         """Its slot, and not its tick: a number of its own for each key would be 32 bytes."""
         self._fired = -(2**62)
 

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
+from sockguard._core.fd_table import FdTable
 from sockguard._engine.record import LoopRef, Record, stranger
 from sockguard._engine.sites import Site
 from sockguard._engine.terms import Terms
@@ -41,7 +42,7 @@ class Registry:
     """The records of this process."""
 
     def __init__(self) -> None:
-        self.by_fd: dict[int, Record] = {}
+        self.by_fd: FdTable[Record] = FdTable()
         self.opened: deque[Entry] = deque()
         """What was opened since the last tick; appended to from any thread."""
         self._new: deque[Record] = deque()
@@ -127,7 +128,7 @@ class Registry:
 
     def records(self) -> list[Record]:
         """Lists all records; from any thread."""
-        return list(self.by_fd.values())
+        return self.by_fd.listed()
 
     def ghost(self, cookie: int) -> Record | None:
         """Finds a connection that this process has closed, and a child may hold."""
@@ -171,7 +172,7 @@ def _remember(table: dict[int, T], cookie: int, thing: T, most: int) -> None:
         del table[next(iter(table))]
 
 
-def _take(queue: deque[Record], by_fd: dict[int, Record]) -> Iterator[Record]:
+def _take(queue: deque[Record], by_fd: FdTable[Record]) -> Iterator[Record]:
     for _ in range(len(queue)):
         record = queue.popleft()
         if by_fd.get(record.fd) is record:

@@ -1,7 +1,6 @@
 """What happens at each tick? Take in what is new, look at what is sick or due, and watch the host.
 
-The work is proportional to what is new, sick or due; connections that are merely there
-are not touched.
+The work is proportional to what is new, sick or due; what is merely there is not touched.
 
 It takes five descriptors to watch, with the control socket, and they are not taken before
 there is a connection: most processes of a machine never have one, and some of them care
@@ -15,6 +14,7 @@ from typing import Any
 from sockguard._core.connection import Connection
 from sockguard._core.decide import next_at
 from sockguard._core.facts import TcpState
+from sockguard._core.fd_table import FdTable
 from sockguard._core.inference import opened_by_us
 from sockguard._core.policy import Policy
 from sockguard._core.timers import Wheel
@@ -72,7 +72,7 @@ class Sweep:
         self._borrower: Borrower
         self._peers: PeerCloseWatch
         self._enforcer: Enforcer
-        self._wheel: Wheel[int] = Wheel()
+        self._wheel: Wheel[int] = Wheel(table=FdTable())
         self._to_look: Turns[int] = Turns()
         """Descriptors of which something was heard, or whose time has come; told once, so they are kept until done."""
         self._strangers = Strangers(registry)
@@ -157,7 +157,7 @@ class Sweep:
             return
         self._peers.close()
         self._peers = PeerCloseWatch()
-        self._wheel = Wheel()
+        self._wheel = Wheel(table=FdTable())
         for record in self._registry.records():
             self._registry.postpone(record)
 

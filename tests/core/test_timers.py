@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sockguard._core.fd_table import FdTable
 from sockguard._core.timers import TICK, Wheel
 from strategies import DYADIC
 
@@ -19,10 +20,10 @@ OPERATIONS = st.lists(st.one_of(SCHEDULE, SCHEDULE, CANCEL, PASS, RETURN), max_s
 
 
 @pytest.mark.slow
-@given(OPERATIONS, st.sampled_from([TICK, 1.0, 0.125]))
-def test_keys_fire_once_never_early_and_at_most_a_tick_late(operations: list, tick: float) -> None:
+@given(OPERATIONS, st.sampled_from([TICK, 1.0, 0.125]), st.sampled_from([dict, FdTable]))
+def test_keys_fire_once_never_early_and_at_most_a_tick_late(operations: list, tick: float, make_table) -> None:
     """Whatever is put in, moved, taken out and waited for: a plain dict of instants agrees within one tick."""
-    wheel: Wheel[int] = Wheel(tick)
+    wheel: Wheel[int] = Wheel(tick, make_table())
     waiting: dict[int, tuple[float, float]] = {}
     now = 0.0
     for operation, key, value in operations:
@@ -105,9 +106,10 @@ def test_keys_of_many_ticks_fire_in_the_order_of_their_ticks() -> None:
         assert wheel.next_at is None
 
 
-def test_keys_that_wait_take_no_number_each() -> None:
+@pytest.mark.parametrize(("make_table", "most"), [(dict, 60), (FdTable, 24)])
+def test_keys_that_wait_take_no_number_each(make_table, most) -> None:
     """Ten thousand that are due at one tick share what says when: only their place in two tables is their own."""
-    wheel: Wheel[int] = Wheel()
+    wheel: Wheel[int] = Wheel(table=make_table())
     keys = range(10_000)
     tracemalloc.start()
     try:
@@ -119,4 +121,4 @@ def test_keys_that_wait_take_no_number_each() -> None:
         tracemalloc.stop()
     assert len(wheel) == len(keys) - 1
     own_numbers = sum(map(sys.getsizeof, keys))  # the keys themselves, which range() makes as they are asked for
-    assert (grown - own_numbers) / len(keys) < 60
+    assert (grown - own_numbers) / len(keys) < most
