@@ -78,6 +78,15 @@ def test_garbage_is_unclosed(ledger):
     assert (found.cause, found.held_by) == ("unclosed", ())
 
 
+def test_what_is_closed_in_the_last_moment_is_no_leak(ledger):
+    """By a thread, between the last look and the judgement; it was not thrown away."""
+    sock = make(ledger)
+    ledger.births.moment.owner.is_over = True
+    suspects = ledger.due()
+    sock.close()
+    assert (len(suspects), charge_suspects(suspects)) == (1, [])
+
+
 def test_opened_in_c(ledger):
     """Nothing is said of a place that nobody saw."""
     with socket.socket():
