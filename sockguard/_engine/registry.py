@@ -57,11 +57,12 @@ class Registry:
     def enlist(self, now: float) -> None:
         """Makes records of what was opened, the last of each descriptor."""
         last: dict[int, Entry] = {}
-        for _ in range(len(self.opened)):
-            entry = self.opened.popleft()
-            fd = entry[1] if entry[1] >= 0 else _fd_of(entry[0]())
-            if fd >= 0:
-                last[fd] = _with_its_beginning(last.get(fd), entry)
+        take = self.opened.popleft
+        for _ in range(len(self.opened)):  # of thousands, most are closed by now: no call for these
+            entry = take()
+            if (fd := entry[1]) >= 0 or ((owner := entry[0]()) is not None and (fd := _fd_of(owner)) >= 0):
+                before = last.get(fd)
+                last[fd] = entry if before is None or before[0] is not entry[0] else _announced_again(before, entry)
         for fd in list(last):
             self._enlist(fd, last.pop(fd), now)  # so the memory of one entry serves the next record
 
@@ -179,17 +180,15 @@ def _take(queue: deque[Record], by_fd: FdTable[Record]) -> Iterator[Record]:
             yield record
 
 
-def _with_its_beginning(first: Entry | None, entry: Entry) -> Entry:
+def _announced_again(first: Entry, entry: Entry) -> Entry:
     """Keeps of one that was announced twice who opened it, on which loop and where; the terms are the later ones."""
-    if first is None or first[0] is not entry[0]:  # the same owner has the same reference
-        return entry
     return (*first[:5], entry[5] or first[5])
 
 
 def _fd_of(transport: Any) -> int:
     """Tells the descriptor of a transport; -1 if it has none any more, or is none."""
     try:
-        return -1 if transport is None or transport.is_closing() else fd_of_transport(transport)
+        return -1 if transport.is_closing() else fd_of_transport(transport)
     except Exception:  # noqa: BLE001 - code of whatever library, and one must not keep the others from being enlisted
         return -1
 
