@@ -193,7 +193,8 @@ _get_running_loop: list[Callable[[], Any]] = []
 
 
 def _first_running_loop() -> Any:
-    events = sys.modules.get("asyncio.events")
+    if (events := sys.modules.get("asyncio.events")) is None:
+        return None
     get = getattr(events, "_get_running_loop", None)  # absent while asyncio is being imported
     if get is None:
         return None
