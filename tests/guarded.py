@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import socket
 import time
 from collections.abc import Iterator
 
@@ -9,9 +10,10 @@ from sockguard._core.events import Event
 from sockguard._core.policy import Policy
 from sockguard._engine.guard import Guard
 from sockguard._engine.record import Record
+from sockguard._engine.sites import Site
 from sockguard._engine.terms import Terms
 
-__all__ = ["Driven", "driven"]
+__all__ = ["Driven", "accepted_by_two_lines", "driven"]
 
 
 class Driven:
@@ -58,3 +60,20 @@ def driven(**fields: object) -> Iterator[Driven]:
         yield made
     finally:
         made.guard.stop()
+
+
+def accepted_by_two_lines(d: Driven, listener: socket.socket) -> list[Site]:
+    """Accepts four connections, the second and third by a line of its own; gives where each is said to be accepted."""
+    with contextlib.ExitStack() as stack:
+        for _ in range(4):
+            stack.enter_context(socket.create_connection(listener.getsockname()))
+
+        def here():
+            return stack.enter_context(listener.accept()[0])
+
+        def there():
+            return stack.enter_context(listener.accept()[0])
+
+        servers = [here(), there(), there(), here()]
+        d.tick()
+        return [d.guard.registry.by_fd[server.fileno()].site for server in servers]

@@ -135,6 +135,7 @@ class Guard:
         listener: object = None,
         terms: Terms | None = None,
         site: Site | None = None,
+        depth: int = 2,
     ) -> None:
         """Takes a connection into the guard; from any thread, and never raises.
 
@@ -145,11 +146,12 @@ class Guard:
             listener: Where: connections that one line accepts from one listener share their site.
             terms: What the program says of it, if it guards it explicitly; announced again, a
                 connection gets these instead.
+            depth: Whose line that is: 2 is the caller of our caller.
         """
         try:
             if not isinstance(raw, _RawSocket):
                 return  # a stand-in of some test
-            site = site or (capture(2) if listener is None else capture_at(listener, 2))
+            site = site or (capture(2) if listener is None else capture_at(listener, depth + 1))
             loop = running_loop()
             loop_ref = None if loop is None else self.stalls.loop_ref(loop)
             entry = (_ref(sock), fd_of(raw), is_server, loop_ref, site, terms)

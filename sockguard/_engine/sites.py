@@ -165,9 +165,13 @@ def capture_at(owner: object, depth: int = 1) -> Site:
     """Finds the site of the running call as `capture` does, for an owner that makes the same call again and again.
 
     If it is the same line that calls for the same owner, it is taken to have been called
-    from the same place. That costs a quarter of a look at eight frames.
+    from the same place. That costs a quarter of a look at eight frames. Where the stack is
+    not that deep (a thread that C code began), the site is its outermost call.
     """
-    frame = sys._getframe(depth)  # noqa: SLF001
+    try:
+        frame = sys._getframe(depth)  # noqa: SLF001
+    except ValueError:
+        return capture(depth)
     line = id(frame.f_code) + frame.f_lasti
     known = _by_owner.get(id(owner))
     if known is not None and known[1] == line and known[0]() is owner:

@@ -18,6 +18,7 @@ import pytest
 
 import sockguard
 from forks import fork, succeeded
+from guarded import accepted_by_two_lines
 from loopback import connect, listen, reset, state_of
 from loops import client_tls, server_tls
 from redis_server import command, start_redis
@@ -504,6 +505,13 @@ def test_a_parent_that_closes_does_not_end_what_its_child_serves():
 
 
 # --- How it comes to be ---
+
+
+def test_each_line_that_accepts_from_a_listener_is_told_as_such(d):
+    """As by a plain socket under install()."""
+    with sockguard.create_server(("127.0.0.1", 0)) as listener:
+        sites = accepted_by_two_lines(d, listener)
+    assert [site.frames()[0].rpartition(" ")[2] for site in sites] == ["here", "there", "there", "here"]
 
 
 def test_keepalive_is_on_the_listener_and_inherited():

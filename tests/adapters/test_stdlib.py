@@ -1,5 +1,6 @@
 """What `socket.socket` opens is adopted and behaves as ever; the dead are shed where nobody is made to wait."""
 
+import _thread
 import asyncio
 import errno
 import os
@@ -11,7 +12,7 @@ import threading
 
 import pytest
 
-from guarded import Driven, driven
+from guarded import Driven, accepted_by_two_lines, driven
 from loopback import connect, listen, reset, state_of
 from netstat import CLOSE_WAIT, wait_for
 from servers import port_of
@@ -179,6 +180,25 @@ def test_what_tls_wraps_is_adopted_under_the_same_number(guarded):
         client.connect(listener.getsockname())
         with listener.accept()[0] as server:
             assert sides(guarded) == {server.fileno(): True, client.fileno(): False}
+
+
+def test_each_line_that_accepts_from_a_listener_is_told_as_such(guarded):
+    """Of two lines for one listener, each connection has its own; a line that does so again has the same site."""
+    with listen() as listener:
+        sites = accepted_by_two_lines(guarded, listener)
+    assert [site.frames()[0].rpartition(" ")[2] for site in sites] == ["here", "there", "there", "here"]
+    assert sites[1] is sites[2]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of what accept() gives there
+@pytest.mark.allow_socket_leaks("nobody can keep what accept() gives there", count=1)
+def test_a_thread_that_has_no_other_frame_accepts(guarded):
+    """Begun in C, with accept() for its function; so nobody keeps what it gives."""
+    with listen() as listener, socket.create_connection(listener.getsockname()) as client:
+        _thread.start_new_thread(listener.accept, ())
+        assert client.recv(1) == b""
+    assert len(guarded.guard.registry.opened) == 2
+    assert guarded.told("guard_failed") == []
 
 
 def test_many_threads_accept_at_once(guarded):

@@ -121,7 +121,7 @@ class Guarded(socket.socket):
             self._meter = Pulse(terms)
         elif terms.books is not None and self._meter is None:
             self._meter = Meter(terms)
-        guard.adopt(self, self, is_server, listener, terms)
+        guard.adopt(self, self, is_server, listener, terms, None, 3)  # _take_in, accept, the program
         if beats:
             guard.hearts.add(self, monotonic())
 
