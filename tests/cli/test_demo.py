@@ -7,7 +7,7 @@ import pytest
 
 from commands import run
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.one_python]
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from commands import only_leak, report
 from netstat import CLOSE_WAIT, ESTABLISHED, wait_for
 from servers import teach
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.one_python]
 
 
 @contextlib.contextmanager

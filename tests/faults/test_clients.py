@@ -12,7 +12,7 @@ from commands import PROGRAMS, only_leak, report
 from netstat import CLOSE_WAIT, wait_for
 from servers import port_of, start_program
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.one_python]
 
 
 @contextlib.contextmanager

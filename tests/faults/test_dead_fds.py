@@ -11,7 +11,7 @@ from netstat import CLOSE_WAIT, ESTABLISHED, rows, wait_for
 from servers import port_of, teach
 from waiting import eventually
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.one_python]
 
 STATE_IN_CHILD = "server.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]"
 CLOSE = "7"

@@ -17,7 +17,11 @@ def has_ipv6() -> bool:
     return False
 
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(not has_ipv6(), reason="no IPv6 here: nothing of it was tested")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.one_python,
+    pytest.mark.skipif(not has_ipv6(), reason="no IPv6 here: nothing of it was tested"),
+]
 
 
 @contextlib.contextmanager
