@@ -43,6 +43,7 @@ STATES = {
     "CLOSING": 11,
 }
 LISTEN = 10
+CLOSE = 7
 
 
 class Row(NamedTuple):
@@ -114,7 +115,7 @@ def ask_sockguard(ports: set[int]) -> set[Row]:
             frozenset(owners[facts.inode] if facts.inode else ()),
         )
         for facts in snapshot.sockets
-        if facts.remote is not None and facts.netns == os.stat("/proc/self/ns/net").st_ino
+        if facts.state != CLOSE and facts.netns == os.stat("/proc/self/ns/net").st_ino  # those are in no table
     }
     return {row for row in rows if row.touches(ports)}
 
