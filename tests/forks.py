@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import traceback
 import warnings
 from collections.abc import Callable
@@ -25,6 +26,7 @@ def fork(work: Callable[[], object]) -> int:
         os._exit(not work())
     except BaseException:  # noqa: BLE001 - the test must not run on in two processes
         traceback.print_exc()
+        sys.stderr.flush()
     finally:
         os._exit(3)
 

@@ -6,6 +6,7 @@ namespace, and a port that is free on one address of loopback may be in use on a
 
 import ctypes
 import os
+import shutil
 import subprocess
 import sys
 
@@ -20,8 +21,8 @@ def move_into_own_network() -> str:
     Returns:
         What became of it, in a few words.
     """
-    if sys.platform != "linux":
-        return "the machine's: namespaces are Linux's"
+    if sys.platform != "linux" or not shutil.which("ip"):
+        return "the machine's: that takes Linux and ip(8)"
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(CLONE_NEWNET):
         return f"the machine's: unshare() says {os.strerror(ctypes.get_errno())}"

@@ -72,6 +72,23 @@ def test_peer_has_hung_up():
     assert leak.remedy == sockguard.Cause.EOF_UNREAD.remedy
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_peer_of_garbage_has_hung_up():
+    """The collector may run at any moment, also while we judge; each of ten is told all the same."""
+
+    class Client:
+        def __init__(self, address):
+            self.itself = self
+            self.sock = socket.create_connection(address)
+
+    with listen() as listener:
+        for _ in range(10):
+            with leaking() as caught:
+                Client(listener.getsockname())
+                listener.accept()[0].close()
+            assert len(caught[0].leaks) == 1
+
+
 def test_grace():
     """A thread that closes in time is waited for."""
     with no_socket_leaks(grace=PATIENCE):

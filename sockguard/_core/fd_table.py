@@ -67,4 +67,4 @@ class FdTable(MutableMapping[int, Value]):
 
     def listed(self) -> list[Value]:
         """Lists all values as they are at one moment, while another thread may change them."""
-        return [value for value in self._values if value is not None]
+        return [value for value in self._values.copy() if value is not None]  # a copy is made in one step

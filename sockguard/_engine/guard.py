@@ -36,6 +36,8 @@ __all__ = ["Guard"]
 
 _RawSocket = _socket.socket
 _ref = weakref.ref
+A_TICK = 0.5
+"""Seconds for which a fork waits for a tick that another thread is in the midst of; it takes some milliseconds."""
 _now = monotonic
 
 
@@ -228,8 +230,13 @@ class Guard:
 
     def after_fork_in_parent(self) -> None:
         """Goes on."""
-        self.registry.after_fork(_now())
-        self._stamped.records.after_fork(_now())
+        is_ours = self._ticking.acquire(True, A_TICK)  # a selector may tick in another thread
+        try:
+            self.registry.after_fork(_now())
+            self._stamped.records.after_fork(_now())
+        finally:
+            if is_ours:
+                self._ticking.release()
         if self._goes_on:
             _start_again(self.driver, self.failed)
 

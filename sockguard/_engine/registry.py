@@ -60,7 +60,7 @@ class Registry:
         take = self.opened.popleft
         for _ in range(len(self.opened)):  # of thousands, most are closed by now: no call for these
             entry = take()
-            if (fd := entry[1]) >= 0 or ((owner := entry[0]()) is not None and (fd := _fd_of(owner)) >= 0):
+            if (fd := entry[1]) >= 0 or (entry[0]() is not None and (fd := _fd_of(entry[0]())) >= 0):
                 before = last.get(fd)
                 last[fd] = entry if before is None or before[0] is not entry[0] else _announced_again(before, entry)
         for fd in list(last):
@@ -188,7 +188,7 @@ def _announced_again(first: Entry, entry: Entry) -> Entry:
 def _fd_of(transport: Any) -> int:
     """Tells the descriptor of a transport; -1 if it has none any more, or is none."""
     try:
-        return -1 if transport.is_closing() else fd_of_transport(transport)
+        return -1 if transport is None or transport.is_closing() else fd_of_transport(transport)
     except Exception:  # noqa: BLE001 - code of whatever library, and one must not keep the others from being enlisted
         return -1
 

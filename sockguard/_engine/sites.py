@@ -165,8 +165,9 @@ def capture_at(owner: object, depth: int = 1) -> Site:
     """Finds the site of the running call as `capture` does, for an owner that makes the same call again and again.
 
     If it is the same line that calls for the same owner, it is taken to have been called
-    from the same place. That costs a quarter of a look at eight frames. Where the stack is
-    not that deep (a thread that C code began), the site is its outermost call.
+    from the same place: a line of a library's too, as that of `SSLSocket.accept`. That costs
+    a quarter of a look at eight frames. Where the stack is not that deep (a thread that C
+    code began), the site is its outermost call.
     """
     try:
         frame = sys._getframe(depth)  # noqa: SLF001

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import sys
+import threading
 
 import pytest
 
@@ -156,6 +157,19 @@ with socket.create_server(("127.0.0.1", 0)) as listener, vanished(listener) as o
         print(status, failures())
     generation(0)
 """
+
+
+def test_a_fork_waits_for_the_tick_of_another_thread():
+    """One that a selector drives: what was opened is enlisted by one thread at a time."""
+    with driven() as d, connect() as c:
+        d.guard.adopt(c.server, c.server, True)
+        with d.guard._ticking:  # noqa: SLF001 - that moment, held still
+            forking = threading.Thread(target=d.guard.after_fork_in_parent)
+            forking.start()
+            forking.join(0.1)
+            assert len(d.guard.registry.opened) == 1
+        forking.join()
+        assert (len(d.guard.registry.opened), len(d.guard.registry.by_fd)) == (0, 1)
 
 
 @pytest.mark.slow

@@ -71,7 +71,7 @@ class Birth:
     """The stamp of one socket."""
 
     __slots__ = (
-        *("at", "calls", "has_waited", "inode", "is_internal", "is_told"),
+        *("at", "calls", "has_waited", "inode", "is_internal", "is_thrown_away", "is_told"),
         *("moment", "opened_in", "refs", "waits"),
     )
 
@@ -89,6 +89,8 @@ class Birth:
         """It belongs to an event loop, or to sockguard itself."""
         self.is_told = False
         """It was reported, or found to be wanted."""
+        self.is_thrown_away = False
+        """It was thrown away after that: between the look that found it and the judgement that tells why."""
         self.waits: Any = None
         """The pause of an event loop that must be over before this one is judged."""
         self.has_waited = False
@@ -186,7 +188,11 @@ class Births:
             return
         birth = self.by_inode.get(inode) or self.found(inode, self.moment)
         others = sock is not None and [other for other in birth.objects() if other is not sock]
-        if not others and not birth.is_told:
+        if others:
+            return
+        if birth.is_told:
+            birth.is_thrown_away = True
+        else:
             birth.is_told = True
             self.deaths.append(Death(birth, sketch_descriptor(fd, inode)))
 

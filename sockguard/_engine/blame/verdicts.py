@@ -50,17 +50,20 @@ def charge_suspects(suspects: list[Suspect]) -> list[Charge]:
         return []
     is_any_sick = any(suspect.sketch.is_sick for suspect in suspects)
     sick = {leak.inode: leak for leak in find_sick()} if is_any_sick else {}
-    suspects = _still_open(suspects)
+    suspects = _without_closed(suspects)
     _collect_garbage()
     living = read_all_sockets()
     search_until = time.monotonic() + MAX_SEARCH
     return [_charge(s, sick.get(s.birth.inode), s.birth.inode in living, search_until) for s in suspects]
 
 
-def _still_open(suspects: list[Suspect]) -> list[Suspect]:
-    """Leaves out what a thread has closed since the last look: what the collector closes next, nobody else has."""
+def _without_closed(suspects: list[Suspect]) -> list[Suspect]:
+    """Leaves out what a thread has closed since the last look; not what the collector has, which runs anywhere."""
     living = read_all_sockets()
-    return [suspect for suspect in suspects if suspect.child is not None or suspect.birth.inode in living]
+    for suspect in suspects:
+        birth = suspect.birth
+        birth.is_told = suspect.child is not None or birth.is_thrown_away or birth.inode in living
+    return [suspect for suspect in suspects if suspect.birth.is_told]
 
 
 def _collect_garbage() -> None:

@@ -195,6 +195,8 @@ def test_a_forked_child_does_not_wait_for_a_thread_it_has_not_got():
     thread = threading.Thread(target=hold)
     thread.start()
     has_it.wait(60)
-    assert succeeds_in_child(lambda: turn().acquire(timeout=3))
-    may_go.set()
-    thread.join()
+    try:
+        assert succeeds_in_child(lambda: turn().acquire(timeout=3))
+    finally:
+        may_go.set()
+        thread.join()

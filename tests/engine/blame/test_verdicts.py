@@ -9,6 +9,7 @@ import pytest
 from children import start_child
 from loopback import inode_of, listen, vanished_peer
 from sockguard._core.leaks import Cause
+from sockguard._engine.blame import verdicts
 from sockguard._engine.blame.births import Death, Moment
 from sockguard._engine.blame.ledger import Ledger, Owner
 from sockguard._engine.blame.verdicts import charge_deaths, charge_queued, charge_suspects, find_sick
@@ -87,6 +88,42 @@ def test_what_is_closed_in_the_last_moment_is_no_leak(ledger):
     with listen() as other:
         assert other.fileno() == suspect.fd
         assert charge_suspects([suspect]) == []
+
+
+@pytest.mark.allow_socket_leaks("what is judged here is a socket that was thrown away", count=1)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_what_the_collector_closes_in_the_last_moment_is_told(ledger, monkeypatch):
+    """It runs whenever there is enough garbage, so also while the sick are asked for."""
+
+    class Told(socket.socket):
+        def __del__(self):  # as the wrapper of `socket.socket.__del__` tells of it
+            ledger.births.thrown_away(self.fileno(), self)
+            super().__del__()
+
+    monkeypatch.setattr(verdicts, "find_sick", lambda: gc.collect() and [])
+    with vanished_peer() as connection:
+        cycle = [make(ledger, Told(fileno=os.dup(connection.server.fileno())))]
+        inode = inode_of(cycle[0])
+        connection.server.close()
+        cycle.append(cycle)
+        ledger.births.moment.owner.is_over = True
+        suspects = [suspect for suspect in ledger.due() if suspect.birth.inode == inode]
+        del cycle
+        found = [charge.leftover.cause for charge in charge_suspects(ledger.tell(suspects))]
+    assert (found, ledger.take_deaths()) == (["unclosed"], [])
+
+
+def test_who_closes_it_in_the_last_moment_while_a_child_has_it_is_charged_later(ledger):
+    """Then it is known that the child keeps it."""
+    with socket.socket() as sock:
+        make(ledger, sock)
+        ledger.births.moment.owner.is_over = True
+        with start_child(pass_fds=[sock.fileno()]) as child:
+            [suspect] = ledger.due()
+            sock.close()
+            assert charge_suspects(ledger.tell([suspect])) == []
+            [charge] = charge_suspects(ledger.due())
+            assert (charge.leftover.cause, charge.leftover.pid) == ("kept_by_child", child.pid)
 
 
 def test_opened_in_c(ledger):
