@@ -49,7 +49,7 @@ class Standing:
         held = self._held()
         self.close()
         others = [fd for fd in others if fd not in held]
-        if len(sockets) > MAX_SOCKETS or has_children():
+        if not 0 < len(sockets) <= MAX_SOCKETS or has_children():
             return
         try:
             self._epoll = native("select", "epoll")()
@@ -64,8 +64,8 @@ class Standing:
             return
         # Not the count of now: another thread may have opened something since the list was made.
         self._count, self._pid = len(others) + sum(map(len, sockets.values())) + _own_count(), os.getpid()
-        if not sockets or _inodes(self._text) != sockets.keys():
-            self.close()  # an old kernel, no socket, or another one by now
+        if _inodes(self._text) != sockets.keys():
+            self.close()  # an old kernel, or another socket by now
 
     def is_same(self) -> bool:
         """Tells whether exactly the same is open; False also where that is not known."""
