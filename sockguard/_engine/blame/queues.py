@@ -23,9 +23,12 @@ class Queues:
 
         Those at a listener of a running test are left out: it may still be closed, with all that waits there.
         """
-        if not self._ledger.owners:
+        owners = {owner for owner in self._ledger.owners if not (owner.is_excused or owner.is_over)}
+        if not owners:
             return []
-        listeners = {inode: fds[0] for inode, fds in self._ledger.inodes.items() if self._listens(inode, fds[0])}
+        births, inodes = self._ledger.births.by_inode, self._ledger.inodes
+        theirs = {inode: fds[0] for inode, fds in inodes.items() if births[inode].moment.owner in owners}
+        listeners = {inode: fd for inode, fd in theirs.items() if self._listens(inode, fd)}
         if not listeners or not _is_any_ready(listeners):
             return []
         return [leak for leak in find_sick() if leak.cause is Cause.NOT_ACCEPTED and self._is_new(leak, listeners)]
@@ -35,9 +38,6 @@ class Queues:
         self._told |= {_identity(leak) for leak in leaks}
 
     def _listens(self, inode: int, fd: int) -> bool:
-        owner = self._ledger.births.by_inode[inode].moment.owner
-        if owner.is_excused or owner.is_over or owner not in self._ledger.owners:
-            return False
         if inode not in self._is_listener:
             sketch = sketch_descriptor(fd, inode)
             self._is_listener[inode] = bool(sketch and sketch.protocol == "TCP" and sketch.state == "LISTEN")
