@@ -1,7 +1,9 @@
 """Settings of the whole suite; what a room's tests need besides lies in that room's own conftest.py."""
 
+import gc
 import os
 import sys
+import warnings
 
 import pytest
 from hypothesis import settings
@@ -33,6 +35,14 @@ def pytest_report_header():
 
         header.append(f"sockguard: KERNEL_KEEPS_BOOKS={KERNEL_KEEPS_BOOKS}")
     return header
+
+
+@pytest.fixture
+def no_garbage():
+    """Closes what the tests before have left to the collector, so that descriptors can be counted."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # those are not this test's
+        gc.collect()
 
 
 @pytest.fixture(autouse=True)

@@ -274,6 +274,7 @@ def test_a_listener_that_does_not_wait_passes_over_the_dead(shedding):
                 assert second.getpeername() == alive.getsockname()
 
 
+@pytest.mark.usefixtures("no_garbage")
 def test_nobody_there_after_all_is_what_such_a_program_expects(shedding):
     """All were dead: BlockingIOError, as if nobody had knocked; their descriptors are free again."""
     with listen() as listener:

@@ -163,6 +163,7 @@ def test_describe_is_asked_once_for_all_who_ask_together():
     assert calls == [1]
 
 
+@pytest.mark.usefixtures("no_garbage")
 def test_no_more_clients_than_a_few_are_served_at_once():
     """The others wait in the kernel's queue; when some are done, they are served."""
     size = MAX_ANSWER // 2
@@ -188,6 +189,7 @@ def test_no_more_clients_than_a_few_are_served_at_once():
     server.close()
 
 
+@pytest.mark.usefixtures("no_garbage")
 def test_client_that_does_not_read_is_dropped(clock):
     """It does not block a tick, and after some seconds its descriptor is given back."""
     server = ControlServer(lambda: {"policy": "x" * (MAX_ANSWER // 2)}, clock)
@@ -205,6 +207,7 @@ def test_client_that_does_not_read_is_dropped(clock):
     server.close()
 
 
+@pytest.mark.usefixtures("no_garbage")
 def test_client_that_reads_slowly_is_dropped_in_the_end(clock):
     """A client that takes a little each time is no reason to keep the answer for ever."""
     server = ControlServer(lambda: {"policy": "x" * (MAX_ANSWER - 100)}, clock)
@@ -387,6 +390,7 @@ def test_no_place_is_no_error(clock, folder, monkeypatch):
     server.close()
 
 
+@pytest.mark.usefixtures("no_garbage")
 def test_half_made_listener_is_taken_back(folder, monkeypatch):
     """If the socket cannot be made private, there is none."""
 

@@ -138,6 +138,7 @@ def test_user_without_rights_on_the_namespace_of_another():
     assert "CAP_SYS_PTRACE" in outcome.err.splitlines()[0]
 
 
+@pytest.mark.usefixtures("no_garbage")
 def test_a_look_does_not_change_the_namespace_of_the_looker(tmp_path):
     """Entering a namespace is done by a thread of its own: the process that looked is at home afterwards."""
     with elsewhere() as child:

@@ -59,6 +59,7 @@ def test_twin_is_the_same_socket_under_another_number() -> None:
         one.close()
 
 
+@pytest.mark.usefixtures("no_garbage")
 def test_forgotten_one_goes_silently() -> None:
     """At the end of the interpreter, or wherever it is dropped: neither a warning nor a number is left."""
     before = os.listdir("/proc/self/fd")

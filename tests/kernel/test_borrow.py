@@ -75,6 +75,7 @@ def test_closing_by_the_owner_is_not_put_off_by_a_former_loan(borrower: Borrower
         assert connection.client.recv(1) == b""
 
 
+@pytest.mark.usefixtures("no_garbage")
 def test_nothing_is_left_behind(borrower: Borrower) -> None:
     """After a loan, well or badly ended, the process has the descriptors that it had, and each is what it was."""
     with connect() as connection:
@@ -345,6 +346,7 @@ def test_file_of_the_program_at_one_of_our_numbers_survives(borrower: Borrower, 
         os.close(taken)
 
 
+@pytest.mark.usefixtures("no_garbage")
 def test_forgotten_one_goes_silently() -> None:
     """Without a warning, and with its numbers; one that was closed before as well."""
     before = numbers()

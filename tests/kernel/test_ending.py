@@ -128,6 +128,7 @@ def test_what_was_not_sent_yet_is_sent_first() -> None:
         assert received == int(leak.child.ask("n_sent"))
 
 
+@pytest.mark.usefixtures("no_garbage")
 def test_descriptor_stays_open_in_its_owner(leak: Leaking) -> None:
     """It is the same socket behind the same number, still blocking, and nothing stays open here."""
     before = os.listdir("/proc/self/fd")
@@ -380,6 +381,7 @@ def assert_still_waiting(queued: Queued) -> None:
 
 @needs_root
 @pytest.mark.parametrize("netns", ["known", "not known"])
+@pytest.mark.usefixtures("no_garbage")
 def test_what_nobody_accepts_is_reset(queued: Queued, netns: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The client sees a reset; the place in the queue is only freed by accept(), which yields a dead connection."""
     monkeypatch.setattr(ending, "open_diag_in", None)  # at home nothing has to be entered

@@ -147,6 +147,7 @@ def test_client_that_died_with_one_byte_unacknowledged_is_still_a_client() -> No
         assert (leak.cause, leak.side) == (Cause.DEAD_FD, "client")
 
 
+@pytest.mark.usefixtures("no_garbage")
 def test_looking_at_oneself_leaves_nothing_behind() -> None:
     """No descriptor stays open, and no socket of the application is changed."""
     with vanished_peer(sent=b"hello") as sick, connect() as dead:
@@ -601,6 +602,7 @@ def test_holders_come_in_ascending_order() -> None:
         )
 
 
+@pytest.mark.usefixtures("no_garbage")
 def test_nothing_stays_open_after_a_look_at_all() -> None:
     """Netlink sockets, borrowed sockets and pidfds are all closed again."""
     with vanished_peer(), connect() as dead:

@@ -326,6 +326,7 @@ def test_poll_of_a_monkey_patcher_is_not_trusted(monkeypatch: pytest.MonkeyPatch
         assert read_hung_up()[inode_of(connection.server)] == [connection.server.fileno()]
 
 
+@pytest.mark.usefixtures("no_garbage")
 def test_open_descriptors_are_counted() -> None:
     """Each one that is opened counts, until it is closed."""
     before = read_fd_count()

@@ -86,6 +86,7 @@ def test_other_families_have_no_protocol():
         assert sketch_socket(sock).protocol == ""
 
 
+@pytest.mark.usefixtures("no_garbage")
 def test_sketch_by_descriptor_leaves_it_alone():
     """It is asked through a duplicate; another socket, a file and a closed number give None."""
     with connect() as connection, open(os.devnull, "rb") as file:

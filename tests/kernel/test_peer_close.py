@@ -177,6 +177,7 @@ def test_set_in_use_is_intact(watch: PeerCloseWatch) -> None:
         assert watch.drain() == [connection.server.fileno()]
 
 
+@pytest.mark.usefixtures("no_garbage")
 def test_closed_set_is_not_intact_and_nothing_is_left() -> None:
     """Its descriptors are given back; closing it twice is no error."""
     before = os.listdir("/proc/self/fd")

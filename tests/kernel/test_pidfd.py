@@ -95,6 +95,7 @@ def test_closed_descriptor_is_ebadf() -> None:
             assert caught.value.errno == errno.EBADF
 
 
+@pytest.mark.usefixtures("no_garbage")
 def test_file_is_enotsock_and_its_duplicate_is_closed() -> None:
     """A number that is a file by now is refused, and nothing stays open of the attempt."""
     with start_child() as child, open(os.devnull) as ours:
@@ -126,6 +127,7 @@ def test_zombie_has_nothing_to_lend() -> None:
         os.waitpid(pid, 0)
 
 
+@pytest.mark.usefixtures("no_garbage")
 def test_replaced_process_is_refused() -> None:
     """With the start time of the process that was meant, another one with its pid lends nothing."""
     with listen() as listener, start_child() as child:

@@ -103,6 +103,7 @@ def ports(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return made
 
 
+@pytest.mark.usefixtures("no_garbage")
 def test_no_socket_descriptor_or_thread_stays_behind(ports: list[int]) -> None:
     """All that was opened is closed, and no row of the test connections is left in any state."""
     probe_doors()  # ctypes opens files of its own at first use

@@ -92,6 +92,7 @@ def test_in_a_forked_child_nothing_is_known(standing, some):
     assert succeeds_in_child(lambda: not standing.is_same())
 
 
+@pytest.mark.usefixtures("no_garbage")
 def test_descriptors_are_given_back(standing, some):
     """It holds two while it remembers."""
     count = read_fd_count()
