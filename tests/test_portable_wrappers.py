@@ -32,6 +32,13 @@ pytestmark = [
 ]
 
 
+@pytest.fixture
+def order(pytestconfig):
+    """The option that has the tests run in the same order as this run's; none without pytest-randomly."""
+    seed = pytestconfig.getoption("randomly_seed", None)
+    return [] if seed is None else [f"--randomly-seed={seed}"]
+
+
 def run(*arguments: str) -> tuple[int, str]:
     """Runs tests without the kernel's books; gives exit status and what was printed."""
     environment = {**os.environ, "SOCKGUARD_BACKEND": "portable", "PYTHONSAFEPATH": "1"}
@@ -48,9 +55,9 @@ def count(said: str, outcome: str) -> int:
 
 
 @pytest.mark.parametrize("wrapper", WRAPPERS)
-def test_a_wrapper_does_the_same_by_its_own_stamps(wrapper):
+def test_a_wrapper_does_the_same_by_its_own_stamps(wrapper, order):
     """Every test of its own passes, or says that it needs the kernel's books; and few do."""
-    status, said = run(f"tests/adapters/{wrapper}")
+    status, said = run(f"tests/adapters/{wrapper}", *order)
     assert "sockguard: KERNEL_KEEPS_BOOKS=False" in said
     assert status == 0, said[-20_000:]
     n_skipped = sum(int(n) for n in re.findall(r"SKIPPED \[(\d+)\] .*needs the kernel's books", said))
