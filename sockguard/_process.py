@@ -33,6 +33,10 @@ class Process:
         )
         self.is_shared = False
         """A wrapper relies on it."""
+        self.is_installed = False
+        """By `install`, and `uninstall` has not undone it."""
+        self.policy_before: Policy | None = None
+        """What the policy was before that, if a wrapper had made the guard."""
 
 
 running: Process | None = None

@@ -18,11 +18,6 @@ from sockguard.errors import UsageError
 __all__ = ["install", "uninstall"]
 
 
-_policy_before: Policy | None = None
-"""What the guard's policy was before `install`, if a wrapper had made one."""
-_is_installed = False
-
-
 def install(policy: Policy | None = None, **fields: object) -> Guard:
     """Guards every TCP connection that this process accepts or makes from now on.
 
@@ -43,19 +38,18 @@ def install(policy: Policy | None = None, **fields: object) -> Guard:
         KernelUnavailable: This is not Linux.
         RuntimeError: The system gives us no thread.
     """
-    global _is_installed, _policy_before  # noqa: PLW0603 - process-wide is the point
     wanted = _policy_of(policy, fields)
     present = _process.running
-    if _is_installed and present is not None:
+    if present is not None and present.is_installed:
         _refuse_another(present.guard.policy, wanted, is_explicit=policy is not None or bool(fields))
         return present.guard
     require_books("guarding connections by the kernel's books")
-    _policy_before = None if present is None else present.guard.policy
-    process = _process.begin(wanted) if present is None else present
+    process = present or _process.begin(wanted)
     if present is not None:
+        present.policy_before = present.guard.policy
         present.guard.change_policy(wanted)
     _put_in_place(process)
-    _is_installed = True
+    process.is_installed = True
     try:
         process.guard.start()
     except BaseException:  # no thread is to be had
@@ -77,18 +71,17 @@ def uninstall() -> None:
 
     Wrappers of the program's own go on, with the policy that they had before.
     """
-    global _is_installed  # noqa: PLW0603
     process = _process.running
-    if not _is_installed or process is None:
+    if process is None or not process.is_installed:
         return
-    _is_installed = False
+    process.is_installed = False
     if not process.is_shared:
         _process.end()
         return
     unregister_all()
     process.wrappings.undo()
     process.guard.on_exit = None
-    process.guard.change_policy(_policy_before or Policy.from_environment(os.environ))
+    process.guard.change_policy(process.policy_before or Policy.from_environment(os.environ))
 
 
 def _policy_of(policy: Policy | None, fields: dict[str, object]) -> Policy:

@@ -59,6 +59,16 @@ def test_install_takes_the_guard_over_and_gives_it_back():
         eventually(lambda: state_of(c.server) != ESTABLISHED)
 
 
+def test_a_guard_that_has_ended_is_installed_no_more():
+    """However it ended: one that is made afterwards can be installed with another policy."""
+    sockguard.install(idle_timeout=5)
+    _process.end()
+    sockguard.uninstall()
+    guard = shared_guard()
+    assert sockguard.install(idle_timeout=7) is guard
+    assert guard.policy.idle_timeout == 7
+
+
 def test_without_a_wrapper_uninstall_ends_it():
     """Then nothing of it is left."""
     guard = sockguard.install()
