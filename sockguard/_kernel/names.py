@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from sockguard._core.facts import Address, Names
-from sockguard._kernel.peer_name import read_last_peer
+from sockguard._kernel.peer_name import read_peer_name
 
 __all__ = ["read_names"]
 
@@ -22,19 +22,14 @@ class HasNames(Protocol):
 
 def read_names(sock: HasNames) -> Names:
     """Reads both ends of a socket of any family, also after the end; None for one that the kernel does not tell."""
-    return Names(_read(sock.getsockname), _read(sock.getpeername) or _read_last(sock))
-
-
-def _read_last(sock: HasNames) -> Address | None:
-    peer = read_last_peer(sock)
-    return peer and peer.unmapped
+    return Names(_read(sock.getsockname), _read(lambda: read_peer_name(sock)))
 
 
 def _read(read: Callable[[], Any]) -> Address | str | None:
     try:
         name = read()
     except OSError:
-        return None  # closed; or ENOTCONN, as of a connection that is over
+        return None  # closed; or ENOTCONN
     if not isinstance(name, tuple):  # of a Unix socket; empty where nothing was bound, an abstract one begins with NUL
         return os.fsdecode(name).replace("\0", "@") or None
     host, port = name[:2]

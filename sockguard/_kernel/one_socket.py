@@ -11,7 +11,7 @@ import sys
 from typing import Any, Protocol
 
 from sockguard._core.facts import Address, SocketFacts, TcpState
-from sockguard._kernel.peer_name import read_last_peer
+from sockguard._kernel.peer_name import read_peer_name
 from sockguard._kernel.tcp_info import read_tcp_info
 from sockguard._kernel.unread import count_unread
 
@@ -105,9 +105,9 @@ def _address(name: tuple[object, ...]) -> Address:
 
 def _peer(sock: _socket.socket) -> Address | None:
     try:
-        return _address(sock.getpeername())
-    except OSError:  # ENOTCONN: it is over
-        return read_last_peer(sock)
+        return _address(read_peer_name(sock))
+    except OSError:
+        return None
 
 
 def read_unread(sock: _socket.socket) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator
 from sockguard._core.facts import Address, Holder, TcpState
 from sockguard._core.leftovers import Sketch
 from sockguard._kernel.one_socket import fd_of, read_facts
-from sockguard._kernel.peer_name import read_last_peer
+from sockguard._kernel.peer_name import read_peer_name
 from sockguard._kernel.proc_pid import find_holders
 from sockguard._kernel.tcp_info import read_tcp_info
 
@@ -119,10 +119,9 @@ def _local(sock: _socket.socket) -> str:
 
 def _remote(sock: _socket.socket) -> str:
     try:
-        return _text(sock.getpeername())
+        return _text(read_peer_name(sock))
     except OSError:
-        last = read_last_peer(sock)
-        return str(last.unmapped) if last else ""
+        return ""
 
 
 def _text(name: object) -> str:

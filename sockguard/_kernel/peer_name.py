@@ -13,7 +13,7 @@ from typing import Any
 
 from sockguard._core.facts import Address
 
-__all__ = ["read_last_peer"]
+__all__ = ["read_last_peer", "read_peer_name"]
 
 SO_PEERNAME = 28
 """asm-generic/socket.h; Python has no name for it. MIPS, PA-RISC and SPARC have other numbers."""
@@ -25,6 +25,20 @@ _PLACES = {
 
 The longer one first: to be asked for more than there is, is an error, and for less gives a part.
 """
+
+
+def read_peer_name(sock: Any) -> Any:  # noqa: ANN401 - as socket.getpeername(), of whatever family
+    """Gives what getpeername() gives, also after the end.
+
+    Raises:
+        OSError: It never had a peer, or is closed.
+    """
+    try:
+        return sock.getpeername()
+    except OSError:
+        if (last := read_last_peer(sock)) is None:
+            raise
+        return last
 
 
 def read_last_peer(sock: Any) -> Address | None:  # noqa: ANN401 - a socket, or what a loop gives in place of one
