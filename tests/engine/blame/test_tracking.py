@@ -5,10 +5,13 @@ import socket
 import subprocess
 import sys
 import threading
+import time
+from types import SimpleNamespace
 
 import pytest
 
 from loopback import inode_of
+from sockguard._engine.blame import judging
 from sockguard._engine.blame.births import Moment
 from sockguard._engine.blame.ledger import Owner
 from sockguard._engine.blame.tracking import Tracking
@@ -83,13 +86,17 @@ def test_everything_but_loops(tracking):
     loop.close()
 
 
-def test_everything_but_what_is_closed_meanwhile(tracking):
-    """It waits for that."""
-    before = open_now(tracking)
-    closing = threading.Timer(0.1, socket.socket().close)
-    closing.start()
+def test_everything_but_what_is_closed_meanwhile(tracking, monkeypatch):
+    """It waits for that, as long as there is a thread that may do so."""
+    before, sock, is_over = open_now(tracking), socket.socket(), threading.Event()
+    thread = threading.Thread(target=is_over.wait)
+    thread.start()
+    waits = SimpleNamespace(monotonic=time.monotonic, sleep=lambda _: sock.close())
+    monkeypatch.setattr(judging, "time", waits)
     assert everything(tracking, before, grace=60) == {}
-    closing.join()
+    assert sock.fileno() == -1  # else it never waited
+    is_over.set()
+    thread.join()
 
 
 PROGRAM = """
