@@ -13,6 +13,9 @@ __all__ = ["SUITES", "Outcome", "run_suite", "write"]
 PATIENCE = 3.0
 """Seconds that innocent tests have for threads and servers to close what they are about to close: on a busy machine."""
 SUITES = Path(__file__).parent / "suites"
+OF_THE_RUN = ("PYTEST", "COLUMNS", "CI", "BUILD_NUMBER")
+"""How the variables begin by which the run of our own suite would change that of the small one; on CI, pytest tells
+each message twice."""
 IS_INSTALLED = any(entry.name == "sockguard" for entry in entry_points(group="pytest11"))
 PLUGIN = [] if IS_INSTALLED else ["-p", "sockguard.pytest_plugin.entry"]
 
@@ -64,7 +67,7 @@ def run_suite(folder: Path, *options: str, leaks: str | None = "error", randomly
     shuffle = [] if randomly else ["-p", "no:randomly"]
     command = [sys.executable, "-m", "pytest", *PLUGIN, *shuffle, *asked, "-o", f"socket_leaks_grace={PATIENCE}"]
     told = [] if "no:terminal" in options else ["-rA", "--tb=short"]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "COLUMNS"))}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(OF_THE_RUN)}
     done = subprocess.run(
         [*command, f"--socket-leaks-report={report}", *told, "-p", "no:cacheprovider", *options],
         cwd=folder,
