@@ -7,6 +7,7 @@ with a second thread that does nothing, as that alone has its price.
 
 import contextlib
 import statistics
+import time
 from collections.abc import Iterator
 from itertools import chain
 from typing import NamedTuple
@@ -30,6 +31,9 @@ LIMIT = 0.99
 TURN = 0.06
 """Seconds of a turn: short, so that neighbours share the weather, and long enough for thousands of messages."""
 WARM_UP = 0.03
+SETTLING = 0.6
+"""Seconds, two ticks of the guard and more, in which new connections lie still: to take them on is no part of
+the data path, it is what `bench_guard_churn.py` measures."""
 N_GENERATIONS = 24
 
 Samples = dict[str, list[Sample]]
@@ -89,6 +93,7 @@ def one_cell(servers: dict[str, Server], cell: Cell, number: int) -> Samples:
             cpu = servers[name].cpu_seconds() - cpu_before
             return Sample(n_messages / elapsed, cpu / n_messages * 1e6)
 
+        time.sleep(SETTLING)
         for name in servers:
             ping_pong(socks[name], payload, WARM_UP)
         return take_turns(list(servers), turn, number)
@@ -143,6 +148,7 @@ def section_of(outcome: Outcome) -> Section:
         f"Medians of {n_generations} generations of servers, in each two turns of {TURN:g} s per side.",
         "`guarded` is `python -m sockguard run --idle-timeout 300 server.py`, `bare` is `python server.py`.",
         "A cell reaches the bar if its 95 % interval does, and is narrow enough to say anything.",
+        f"Connections are {SETTLING:g} s old: what it costs to take on new ones is in the table of connection churn.",
         "By CPU time: messages per second of CPU time of the server's process, with the guard's thread in it.",
         "`idle thread` is a bare server beside a thread that only waits: what any guard with a thread costs.",
         "`timer per read`: `asyncio.timeout(300)` around each read; in a protocol, `call_later` for all that comes.",

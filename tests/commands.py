@@ -15,6 +15,7 @@ import pytest
 
 __all__ = [
     "AS_NOBODY",
+    "PATIENT",
     "PROGRAMS",
     "SOCKGUARD",
     "Outcome",
@@ -33,6 +34,16 @@ SCHEMA = Path(__file__).parent.parent / "docs" / "reference" / "report.schema.js
 PYTHON = (sys.executable, "-P")
 REFUSING = str(PROGRAMS / "refusing.py")
 SOCKGUARD = (*PYTHON, "-m", "sockguard")
+WITH_PATIENCE = """
+import sys
+import sockguard._kernel.control_client, sockguard.cli.reap
+from sockguard.__main__ import main
+sys.modules["sockguard._kernel.control_client"].ask.__defaults__ = (30.0,)
+sys.modules["sockguard.cli.reap"].WATCH_SECONDS = 5.0
+main()
+"""
+PATIENT = (*PYTHON, "-c", WITH_PATIENCE)
+"""The same, where others get the processor late: it waits for their answers, and watches for longer."""
 AS_NOBODY = (*PYTHON, str(PROGRAMS / "as_nobody.py"))
 """The same command line as a user without any right."""
 

@@ -37,6 +37,29 @@ def pytest_report_header():
     return header
 
 
+PATIENCE = 60.0
+PATIENT = (
+    "sockguard._engine.blame.verdicts.MAX_SEARCH",
+    "sockguard._engine.courier.MAX_PAUSE",
+    "sockguard._engine.driver.MAX_WAIT",
+    "sockguard._engine.dump.MAX_WAIT",
+    "sockguard._engine.insight.MAX_SEARCH",
+    "sockguard._engine.referrers.MAX_SECONDS",
+    "sockguard._kernel.pidfd.MAX_WAIT",
+)
+"""Seconds that the guard waits for threads, and searches, at most. A thread may get the processor seconds late,
+and the whole suite has many objects."""
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _patience():
+    """Has the guard wait for as long as it takes. Tests of such a limit set it."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in PATIENT:
+            patch.setattr(name, PATIENCE)
+        yield
+
+
 @pytest.fixture
 def no_garbage():
     """Closes what the tests before have left to the collector, so that descriptors can be counted."""

@@ -10,7 +10,7 @@ import pytest
 
 import sockguard
 
-__all__ = ["EACH_PYTHON", "run_program"]
+__all__ = ["EACH_PYTHON", "PATIENT", "run_program"]
 
 ROOT = os.environ.get("PYENV_ROOT", str(Path.home() / ".pyenv"))
 OTHERS = {
@@ -25,7 +25,14 @@ EACH_PYTHON = pytest.mark.parametrize(
 )
 
 
-def run_program(python: str, program: str, *options: str, timeout: float = 30.0) -> list[str]:
+PATIENT = """
+import sockguard._engine.courier as courier, sockguard._engine.driver as driver
+courier.MAX_PAUSE = driver.MAX_WAIT = 60.0
+"""
+"""The beginning of a program that forks: threads may get the processor late, and their end is waited for."""
+
+
+def run_program(python: str, program: str, *options: str, timeout: float = 90.0) -> list[str]:
     """Runs a program and returns the lines that it printed; it must write no warning and no error.
 
     Not with warnings as errors: the one that fork() gives in a process with threads is then

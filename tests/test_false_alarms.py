@@ -56,7 +56,7 @@ SIP = """
 import threading
 sipping = True
 def sip(connection):
-    while sipping and connection.recv(200):
+    while sipping and connection.recv(20):
         time.sleep(0.05)
 threading.Thread(target=sip, args=(server,), daemon=True).start()
 """
@@ -91,9 +91,9 @@ def test_half_closed_peer_with_a_long_answer(child, port, client):
     while time.monotonic() - half_closed_at < 3.5:
         received.append(client.recv(100))
         if len(received) % 20 == 0:
-            assert report(child.pid, min_age=3)["leaks"] == []
+            assert eventually(lambda: report(child.pid, min_age=3)["leaks"] == [])
     assert all(received)
-    assert report(child.pid, min_age=3)["leaks"] == []
+    assert eventually(lambda: report(child.pid, min_age=3)["leaks"] == [])
     assert wait_for(port, state=CLOSE_WAIT)
 
 
@@ -105,7 +105,7 @@ def test_half_closed_peer_with_a_long_answer_in_two_looks(child, port, client):
     teach(child, STREAM)
     reader = threading.Thread(target=lambda: [None for _ in iter(lambda: _receive(client), b"")], daemon=True)
     reader.start()
-    assert report(child.pid, options=["--wait", "2"])["leaks"] == []
+    assert eventually(lambda: report(child.pid, options=["--wait", "2"])["leaks"] == [])
     client.shutdown(socket.SHUT_RD)
     reader.join(timeout=10)
     assert not reader.is_alive()
@@ -123,7 +123,7 @@ def test_half_closed_peer_with_a_late_answer(child, port, client):
     client.shutdown(socket.SHUT_WR)
     wait_for(port, state=CLOSE_WAIT)
     child.do("server.recv(100)")
-    assert report(child.pid, min_age=10)["leaks"] == []
+    assert report(child.pid, min_age=3600)["leaks"] == []
     assert report(child.pid, min_age=0)["leaks"] != []
     child.do("server.sendall(b'late answer'); server.close()")
     assert client.recv(100) == b"late answer"
@@ -137,7 +137,7 @@ def test_slow_consumer_of_a_full_queue(child, port, client):
     wait_for(port, state=CLOSE_WAIT, recv_queue=60_001)
     assert only_leak(child.pid, options=["--wait", "1"])["cause"] == "unread"
     teach(child, SIP)
-    assert report(child.pid, options=["--wait", "3"])["leaks"] == []
+    assert eventually(lambda: report(child.pid, options=["--wait", "3"])["leaks"] == [])
     child.do("sipping = False")
     assert eventually(lambda: report(child.pid, options=["--wait", "1"])["leaks"])[0]["cause"] == "unread"
 
@@ -212,7 +212,8 @@ def test_pooled_connection_that_is_reused():
                     assert child.ask("pooled.request('GET', '/') or pooled.getresponse().read()") == "b'ok'"
                     assert report(child.pid)["leaks"] == []
                 assert report(child.pid)["processes"][0]["states"] == {"ESTABLISHED": 1}
-                assert report(os.getpid())["leaks"] == []
+                mine = [leak["local"] for leak in report(os.getpid())["leaks"]]
+                assert f"127.0.0.1:{server.server_address[1]}" not in mine  # others play at the same time
         finally:
             server.shutdown()
             thread.join()
@@ -879,7 +880,7 @@ class Case(NamedTuple):
     peer: Callable[[int], object] | None = None
     saw: object = None
     printed: str = ""
-    fin_timeout: float = 1
+    fin_timeout: float = 2
     words: tuple[str, ...] = ()
     has_sick_ones: bool = False
     """Whether the guard has something to do besides."""
@@ -891,22 +892,22 @@ CASES = {
         Case(works_it_off, send_and_half_close(bytes(60_000)), b"60000", fin_timeout=5),
         Case(works_it_off_in_asyncio, send_and_half_close(bytes(60_000)), b"60000", fin_timeout=5),
         Case(streams_events, send_and_half_close(), events(8.0), fin_timeout=5),
-        Case(streams_events, send_and_half_close(), events(8.0), fin_timeout=1),
+        Case(streams_events, send_and_half_close(), events(8.0), fin_timeout=3),
         Case(streams_events_in_asyncio, send_and_half_close(), events(8.0), fin_timeout=5),
-        Case(streams_events_in_asyncio, send_and_half_close(), events(8.0), fin_timeout=1),
-        Case(speaks_first_and_late, send_and_half_close(), b"220 welcome", fin_timeout=5),
-        Case(speaks_first_and_late_in_asyncio, send_and_half_close(), b"220 welcome", fin_timeout=5),
-        Case(has_a_slow_reader, read_slowly, 1_600_000, fin_timeout=3),
-        Case(sends_a_file, read_slowly, 1_600_000, fin_timeout=3),
-        Case(reuses_numbers, printed="wrong: 0\n", has_sick_ones=True),
+        Case(streams_events_in_asyncio, send_and_half_close(), events(8.0), fin_timeout=3),
+        Case(speaks_first_and_late, send_and_half_close(), b"220 welcome", fin_timeout=10),
+        Case(speaks_first_and_late_in_asyncio, send_and_half_close(), b"220 welcome", fin_timeout=10),
+        Case(has_a_slow_reader, read_slowly, 1_600_000, fin_timeout=5),
+        Case(sends_a_file, read_slowly, 1_600_000, fin_timeout=5),
+        Case(reuses_numbers, printed="wrong: 0\n", fin_timeout=1, has_sick_ones=True),
         Case(is_silent, talk, [b"HELLO", b"AGAIN"]),
         Case(reuses_a_stale_connection, printed="b'ok'\nstale\nb'ok'\n", fin_timeout=5),
-        Case(duplicates, send_and_half_close(), events(), fin_timeout=2),
-        Case(detaches, send_and_half_close(), events(), fin_timeout=2),
-        Case(makes_a_file, send_and_half_close(), events(), fin_timeout=2),
-        Case(hands_over, send_and_half_close(b"parked"), b"PARKED", fin_timeout=5),
-        Case(forks, visit_twice, [events(), events(0.1)], fin_timeout=2),
-        Case(parent_streams_on, send_and_half_close(), events(1.0) + events(), fin_timeout=2),
+        Case(duplicates, send_and_half_close(), events(), fin_timeout=3),
+        Case(detaches, send_and_half_close(), events(), fin_timeout=3),
+        Case(makes_a_file, send_and_half_close(), events(), fin_timeout=3),
+        Case(hands_over, send_and_half_close(b"parked"), b"PARKED", fin_timeout=10),
+        Case(forks, visit_twice, [events(), events(0.1)], fin_timeout=3),
+        Case(parent_streams_on, send_and_half_close(), events(1.0) + events(), fin_timeout=3),
         Case(stops_reading, just_receive, events(1.0)),
         Case(half_closes_itself, answer_late, b"question", printed="b'answer'\n"),
         Case(gets_errors_that_are_none, say_late, b"at last", "BlockingIOError\nTimeoutError\nTimeoutError\n"),

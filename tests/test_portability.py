@@ -104,7 +104,7 @@ kept = []
 def serve():
     while True:
         connection, _ = listener.accept()
-        connection.settimeout(5)
+        connection.settimeout(20)
         kept.append(connection)
         connection.sendall(connection.recv(100))
 
@@ -143,16 +143,17 @@ class Keep(logging.Handler):
     def emit(self, record):
         said.append(record.getMessage())
 logging.getLogger("sockguard").addHandler(Keep())
-policy = sockguard.Policy(fin_timeout=2, leak_after=1)
+policy = sockguard.Policy(fin_timeout=6, leak_after=1)
 with sockguard.create_server(("127.0.0.1", 0), policy=policy) as listener:
     client = socket.create_connection(listener.getsockname())
     connection, _ = listener.accept()
     client.close()
-    until = time.monotonic() + 10
+    until = time.monotonic() + 30
     while connection.connection.state != "closed" and time.monotonic() < until:
         time.sleep(0.01)
 print(connection.connection.state)
-time.sleep(0.5)
+while not all(any(word in line for line in said) for word in ("Leaked", "Closed")) and time.monotonic() < until:
+    time.sleep(0.01)
 for line in said:
     print(line)
 """

@@ -89,14 +89,14 @@ def test_two_threads_that_come_first_get_the_same():
     found, barrier = [], threading.Barrier(4)
 
     def want():
-        barrier.wait(5)
+        barrier.wait(20)
         found.append(shared_guard())
 
     threads = [threading.Thread(target=want) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(5)
+        thread.join(20)
     assert len({id(guard) for guard in found}) == 1
     assert len(found) == 4
 

@@ -38,7 +38,7 @@ def run(folder: Path, *words: object) -> subprocess.CompletedProcess[str]:
     """Runs a module of this Python in a folder, where no configuration of ours is seen."""
     return subprocess.run(
         [sys.executable, "-P", "-m", *map(str, words)],
-        cwd=folder, capture_output=True, text=True, timeout=110, check=False,
+        cwd=folder, capture_output=True, text=True, timeout=550, check=False,
     )  # fmt: skip
 
 

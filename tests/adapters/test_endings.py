@@ -367,7 +367,9 @@ def test_a_writer_that_a_handler_closes_is_nothing_to_tell_of(d, kind):
     async def take_over(*_):
         while not kept:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
-        asyncio.get_running_loop().call_later(0.01, kept[0].transport.abort)
+        kept[0].transport.abort()
+        while kept[0].get_extra_info("socket").fileno() >= 0:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
 
     serve_one(kind, close, hang_up)
     serve_one(kind, hand_on, take_over)

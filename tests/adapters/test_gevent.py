@@ -126,7 +126,7 @@ client.shutdown(socket.SHUT_WR)
 original = monkey.get_original("time", "sleep")
 give_up_at = time.monotonic() + 20
 state = lambda: server._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
-while state() != 8:
+while state() == 1:
     pass
 while state() == 8 and time.monotonic() < give_up_at:
     original(0.01)  # no greenlet switches meanwhile

@@ -378,7 +378,7 @@ def test_a_thread_that_waits_in_a_call_is_woken_and_releases_it(d):
         eventually(lambda: is_in_use(p.server))
         for _ in range(4):
             d.tick(5)
-        thread.join(5)
+        thread.join(20)
         assert got == [b""]
         assert not is_in_use(p.server)
         assert ended(p.server)
@@ -401,7 +401,7 @@ def test_while_a_thread_is_inside_nothing_is_released():
         eventually(lambda: (is_in_use(p.server) and not select.select([], [p.client], [], 0)[0]) or is_in_use(p.server))
         p.client.shutdown(socket.SHUT_WR)
         assert p.server.recv(9) == b""
-        thread.join(5)
+        thread.join(20)
         assert errors in ([BrokenPipeError], [ConnectionAbortedError])
         assert eventually(lambda: ended(p.server) or p.server.recv(9) != b"" or ended(p.server))
 
@@ -426,7 +426,7 @@ def test_numbers_are_never_mixed_up():
             with pair() as other:  # is likely to get the number
                 other.client.sendall(b"\xff" * 100)
                 for thread in threads:
-                    thread.join(5)
+                    thread.join(20)
                 assert other.server.recv(100, socket.MSG_WAITALL) == b"\xff" * 100
     assert wrong == []
 
@@ -631,7 +631,7 @@ def test_a_descriptor_that_is_handed_on_stays_guarded(d):
             assert (type(tls), p.server.fileno()) == (ssl.SSLSocket, -1)
             for _ in range(4):
                 d.tick(5)
-            thread.join(5)
+            thread.join(20)
             assert d.closed() == [("idle", "shut_down")]
 
 
@@ -701,7 +701,7 @@ def test_what_a_unix_socket_sends_is_counted(unix, tmp_path):
         guarded.sendfile(file)
     assert guarded.bytes_sent == 1_001_003
     guarded.shutdown(socket.SHUT_WR)
-    thread.join(5)
+    thread.join(20)
     assert got == [1_001_003]
 
 
@@ -776,7 +776,7 @@ def beating(d):
     with listen() as listener, sockguard.GuardedSocket(policy=Policy(heartbeat=BEAT)) as client:
         client.connect(listener.getsockname())
         with listener.accept()[0] as server:
-            server.settimeout(5)
+            server.settimeout(20)
             yield client, server, d
 
 
@@ -803,7 +803,7 @@ def test_an_idle_connection_is_asked_and_the_answer_does_not_stay(beating):
     with pytest.raises(BlockingIOError):
         client.recv(9)
     server.sendall(b"reply\n")
-    client.settimeout(5)
+    client.settimeout(20)
     assert client.recv(99) == b"reply\n"
 
 
@@ -819,7 +819,7 @@ def test_the_answer_is_taken_out_of_what_is_received(beating, how):
     assert eventually(lambda: heart_of(client).n_answered) == 1
     assert got == []
     server.sendall(b"data\n")
-    thread.join(5)
+    thread.join(20)
     (result,) = got
     assert (result[0] if isinstance(result, tuple) else result) in (b"data\n", 5)
 
@@ -837,13 +837,21 @@ def test_bytes_around_an_answer_arrive_whole_and_in_order(beating):
 def test_time_outs_hold_though_answers_come(beating):
     """An answer is none of the application's bytes, so it renews no time-out; and what would block, blocks."""
     client, server, d = beating
-    ask(client, server, d)
     client.settimeout(0.3)
-    threading.Timer(0.15, server.sendall, [b"pong\n"]).start()
-    started = time.monotonic()
-    with pytest.raises(TimeoutError):
-        client.recv(9)
-    assert 0.29 < time.monotonic() - started < 0.44
+
+    def is_kept() -> bool:
+        ask(client, server, d)
+        timer = threading.Timer(0.15, server.sendall, [b"pong\n"])
+        timer.start()
+        started = time.monotonic()
+        with pytest.raises(TimeoutError):
+            client.recv(9)
+        took = time.monotonic() - started
+        timer.join()
+        assert took > 0.29
+        return took < 0.44  # unless it had to wait for the processor
+
+    eventually(is_kept)
 
 
 def test_a_peer_that_answers_nothing_is_ended(beating):
@@ -926,7 +934,7 @@ def test_who_waits_for_bytes_beside_a_heart_is_inside_of_a_call(beating):
     eventually(lambda: sys._current_frames()[thread.ident].f_code.co_name == "is_ready")  # noqa: SLF001
     assert all(is_in_use(client) for _ in range(20))
     client.let_go("for a test")
-    thread.join(5)
+    thread.join(20)
     assert (got, ended(client)) == ([b""], True)
 
 
@@ -941,6 +949,7 @@ def test_a_client_of_redis_idles_in_its_pool(tmp_path, own_guard):
             client.sendall(command("INCR", "counter"))
             assert client.recv(99) == b":%d\r\n" % n
         assert 0 < client.connection.rtt < 8
+        client.settimeout(60)
         os.kill(redis.pid, signal.SIGSTOP)
         try:
             assert client.recv(99) == b""
@@ -1063,7 +1072,7 @@ def test_a_duplicate_has_the_heart_of_the_original(beating):
     """There is one stream: what is received by either takes the answers out, and neither is lost."""
     client, server, d = beating
     with client.dup() as copy:
-        copy.settimeout(5)
+        copy.settimeout(20)
         ask(client, server, d)
         server.sendall(b"pong\nreply\n")
         assert copy.recv(99) == b"reply\n"
@@ -1156,7 +1165,7 @@ def test_other_terms_can_end_a_heart(beating):
 
 
 OTHER_CALLS = {
-    "settimeout": lambda s: s.settimeout(5),
+    "settimeout": lambda s: s.settimeout(20),
     "setblocking": lambda s: s.setblocking(True),
     "getsockopt": lambda s: s.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE),
     "setsockopt": lambda s: s.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),

@@ -72,7 +72,7 @@ def serving(kind, handle, **attributes):
         finally:
             server.shutdown()
             for started in set(threading.enumerate()) - before:
-                started.join(5)  # what a handler raises is told as this test's, not as the next one's
+                started.join(20)  # what a handler raises is told as this test's, not as the next one's
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def address_of(tmp_path):
 def connect_to(server) -> socket.socket:
     """Connects to a server of any kind."""
     client = socket.socket(server.address_family)
-    client.settimeout(5)
+    client.settimeout(20)
     client.connect(server.socket.getsockname())
     return client
 
@@ -199,7 +199,7 @@ def test_a_handler_that_is_stuck_is_ended_by_the_guard(d):
         for _ in range(4):
             d.tick(5)
         assert client.recv(9) == b""
-        threads[0].join(5)
+        threads[0].join(20)
         assert not threads[0].is_alive()
         assert d.closed() == [("idle", "shut_down")]
 
@@ -236,7 +236,7 @@ def test_the_answer_arrives_though_the_request_was_not_read(d, kind):
         os.write(says_done, b"x")
 
     with serving(kind, handle) as server, socket.socket() as client:
-        client.settimeout(5)
+        client.settimeout(20)
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.connect(server.server_address)
         client.sendall(b"x" * 50000)
@@ -316,7 +316,7 @@ def test_http_servers_are_guarded(d):
 
     with Server(("127.0.0.1", 0), Page) as server:
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        client = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=5)
+        client = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=20)
         for path in ("/one", "/two"):
             client.request("GET", path)
             assert client.getresponse().read() == path.encode()
@@ -345,7 +345,7 @@ def test_servers_under_tls_are_guarded(d):
         server.socket = server_tls().wrap_socket(server.socket, server_side=True)
         thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
         thread.start()
-        plain = socket.create_connection(server.server_address, timeout=5)
+        plain = socket.create_connection(server.server_address, timeout=20)
         with client_tls().wrap_socket(plain) as client:
             assert client.recv(9) == b"hello"
             for _ in range(4):
@@ -354,7 +354,7 @@ def test_servers_under_tls_are_guarded(d):
                 assert client.recv(9) == b""
         assert [reason for reason, _ in d.closed()] == ["idle"]
         server.shutdown()
-        thread.join(5)
+        thread.join(20)
 
 
 def test_datagram_servers_are_as_ever():

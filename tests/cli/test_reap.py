@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from children import Child, start_child
-from commands import AS_NOBODY, needs_root, only_leak, refusing, report, run
+from commands import AS_NOBODY, PATIENT, needs_root, only_leak, refusing, report, run
 from netstat import CLOSE_WAIT, FIN_WAIT2, rows, wait_for
 from servers import LANGUAGES, port_of, teach
 from sockguard._core.facts import Holder, SocketFacts
@@ -202,7 +202,7 @@ def test_refuses_a_stream_to_a_half_closed_peer(child, half_closed):
         """,
     )
     assert half_closed.recv(100)
-    found = reap(child.pid, "--yes")
+    found = reap(child.pid, "--yes", prefix=PATIENT)
     assert (found["status"], outcomes(found)) == (1, [("refused", "eof_unread")])
     half_closed.setblocking(False)
     while True:
@@ -226,12 +226,12 @@ def test_refuses_a_slow_consumer(child):
             child,
             """
             def sip():
-                while server.recv(200):
+                while server.recv(20):
                     time.sleep(0.05)
             threading.Thread(target=sip, daemon=True).start()
             """,
         )
-        found = reap(child.pid, "--yes")
+        found = reap(child.pid, "--yes", prefix=PATIENT)
         assert (found["status"], outcomes(found)) == (1, [("refused", "unread")])
         client.settimeout(0)
         with pytest.raises(BlockingIOError):

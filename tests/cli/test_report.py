@@ -425,12 +425,12 @@ def test_no_age_to_be_had_and_progress():
             child,
             """
             def sip():
-                while server.recv(200):
+                while server.recv(20):
                     time.sleep(0.05)
             threading.Thread(target=sip, daemon=True).start()
             """,
         )
-        outcome = run("report", "--json", "--pid", child.pid, "--min-age", 2, prefix=NO_AGES)
+        outcome = run("report", "--json", "--pid", child.pid, "--min-age", 5, prefix=NO_AGES)
         assert rows(port)
     assert (outcome.json["leaks"], outcome.status) == ([], 0)
 

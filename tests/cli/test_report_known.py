@@ -6,7 +6,7 @@ import json
 import pytest
 
 from children import start_child
-from commands import report, run
+from commands import PATIENT, report, run
 from netstat import CLOSE_WAIT, wait_for
 from servers import teach
 from sockguard._core.facts import Address, SocketFacts
@@ -100,8 +100,8 @@ def test_report_says_where_it_was_opened_and_who_holds_it(monkeypatch, tmp_path)
     """In text and in JSON, for the connection with that cookie."""
     entry = {"created_at": ["app.py:3 in serve"], "held_by": ["set 'subs' of module app"], "owner": "f() waits"}
     with guarded(monkeypatch, tmp_path, entry, {}) as child:
-        text = run("report", "--pid", child.pid, "--min-age", 0)
-        found = report(child.pid)
+        text = run("report", "--pid", child.pid, "--min-age", 0, prefix=PATIENT)
+        found = report(child.pid, prefix=PATIENT)
     assert "opened at x1" in text.out
     assert "app.py:3 in serve" in text.out
     leaks = sorted(found["leaks"], key=lambda leak: leak["fd"])
@@ -114,11 +114,11 @@ def test_what_the_guard_has_ended_is_listed_and_is_no_leak(monkeypatch, tmp_path
     """Exit status 0 if there is nothing else, 1 if there is; the headline says which."""
     ended = {"ended_by_guard": True, "reason": "fin_timeout"}
     with guarded(monkeypatch, tmp_path, ended) as child:
-        alone = run("report", "--pid", child.pid, "--min-age", 0)
-        found = report(child.pid)
+        alone = run("report", "--pid", child.pid, "--min-age", 0, prefix=PATIENT)
+        found = report(child.pid, prefix=PATIENT)
         child.do("told['connections'].append({'cookie': connect()})")
         wait_for(int(child.ask("listener.getsockname()[1]")), count=2, state=CLOSE_WAIT, inode=True)
-        both = run("report", "--pid", child.pid, "--min-age", 0)
+        both = run("report", "--pid", child.pid, "--min-age", 0, prefix=PATIENT)
     assert (alone.status, both.status) == (0, 1)
     assert alone.out.startswith("No leaks in 1 process, but 1 connection ended by a guard")
     assert both.out.startswith("1 leaked connection in 1 process, and 1 connection ended by a guard")
@@ -131,7 +131,7 @@ def test_stall_is_the_cause(monkeypatch, tmp_path):
     """A blocked loop explains why nobody reads, and the report says in which line."""
     stall = {"thread": 5, "seconds": 3.5, "where": ["app.py:4 in g"]}
     with guarded(monkeypatch, tmp_path, {"thread": 5}, stalled=[stall]) as child:
-        found = report(child.pid)
+        found = report(child.pid, prefix=PATIENT)
     assert [leak["cause"] for leak in found["leaks"]] == ["stalled"]
     assert found["leaks"][0]["stalled"] == {"seconds": 3.5, "where": ["app.py:4 in g"]}
 
@@ -142,6 +142,6 @@ def test_dead_descriptors_that_the_guard_has_left_need_no_second_look(monkeypatc
     with guarded(monkeypatch, tmp_path, {"ended_by_guard": True}) as child:
         child.do("pairs[0].shutdown(socket.SHUT_RDWR)")
         child.do("time.sleep(0.2)")
-        outcome = run("report", "--pid", child.pid, "--min-age", 0.1, "--json")
+        outcome = run("report", "--pid", child.pid, "--min-age", 0.1, "--json", prefix=PATIENT)
     assert json.loads(outcome.out)["leaks"][0]["state"] == "CLOSE"
     assert (outcome.status, "looking again" in outcome.err) == (0, False)

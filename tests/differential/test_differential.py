@@ -29,21 +29,21 @@ def test_guarded_as_bare():
 
 
 def test_policy_that_is_too_strict_is_counted():
-    """With 0.3 s for an answer that takes 3 s, each connection is counted as wrongly closed, on that side only."""
-    outcome = play(Plan(connections=40, late=3.0, guarded=("-m", "sockguard", "run", "--fin-timeout", "0.3")))
+    """With 0.3 s for an answer that takes 8 s, each connection is counted as wrongly closed, on that side only."""
+    outcome = play(Plan(connections=40, late=8.0, guarded=("-m", "sockguard", "run", "--fin-timeout", "0.3")))
     assert (outcome.false_closes, outcome.different, outcome.bare_wrong) == (40, 40, 0)
     assert outcome.closed_by_guard > 0
 
 
 def test_timer_instead_of_a_guard_is_counted():
     """What shuts down half-closed connections by the clock alone is counted, connection by connection."""
-    outcome = play(Plan(connections=40, late=3.0, guarded=(BROKEN, "timer")))
+    outcome = play(Plan(connections=40, late=8.0, guarded=(BROKEN, "timer")))
     assert (outcome.false_closes, outcome.different, outcome.bare_wrong) == (40, 40, 0)
 
 
 def test_spoilt_bytes_are_counted():
     """A bit turned on the way is a difference, and no wrong close."""
-    outcome = play(Plan(connections=200, seed=1, grace=5.0, guarded=(BROKEN, "flip")))
+    outcome = play(Plan(connections=200, seed=1, grace=20.0, guarded=(BROKEN, "flip")))
     assert outcome.different > 50
     assert (outcome.false_closes, outcome.bare_wrong) == (0, 0)
 

@@ -69,7 +69,7 @@ def asking(path, **options):
     with socket.socket(socket.AF_UNIX) as client:
         for option, value in options.items():
             client.setsockopt(socket.SOL_SOCKET, getattr(socket, option), value)
-        client.settimeout(5)
+        client.settimeout(20)
         client.connect(path)
         yield client
 
@@ -500,7 +500,8 @@ if not daemon:
     os.dup2(write, 2)
     os.closerange(3, 1024)
     files = [os.open("/dev/null", os.O_RDWR) for _ in range(8)]
-    for _ in range(400):
+    give_up_at = time.monotonic() + 60
+    while not os.path.exists(os.environ["XDG_RUNTIME_DIR"] + "/over") and time.monotonic() < give_up_at:
         server.poll()
         time.sleep(0.01)
     assert all(os.fstat(file).st_rdev == os.stat("/dev/null").st_rdev for file in files)
@@ -513,4 +514,5 @@ if not daemon:
         with asking(str(found[0])) as client:
             assert json.loads(read_all(client))["pid"] == daemon
         assert os.path.exists(path)
+        (folder.parent / "over").touch()
         child.do("assert os.waitpid(daemon, 0)[1] == 0")

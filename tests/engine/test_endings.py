@@ -42,7 +42,7 @@ def both():
         guard = Guard(d.guard.policy, teller.tell, counter=TellersCounter(teller))
         yield guard, teller, output
         guard.stop()
-    teller.close()
+    teller.close(20.0)
 
 
 def test_what_would_be_told_nobody_is_counted_and_not_made(both, monkeypatch):
@@ -57,7 +57,7 @@ def test_what_would_be_told_nobody_is_counted_and_not_made(both, monkeypatch):
             guard.adopt(c.server, c.server, True, c.listener, terms)
             end(guard, c.server, terms)
     assert len(made) == 2
-    teller.close()
+    teller.close(20.0)
     assert [(event.level, event.fields.get("suppressed")) for event in output.events] == [("info", None), ("info", 48)]
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from guarded import driven
 from loopback import connect, reset, state_of, vanished_peer
+from sockguard._kernel.activity import read_activity
 from waiting import eventually
 
 ESTABLISHED, CLOSE, CLOSE_WAIT = 1, 7, 8
@@ -75,7 +76,7 @@ def test_what_the_peer_acknowledges_is_progress():
         for _ in range(10):
             c.server.send(b"more")
             assert c.client.recv(4) == b"more"
-            time.sleep(0.01)  # the acknowledgement is on its way back
+            eventually(lambda: read_activity(c.server).unsent == 0)  # the acknowledgement is on its way back
             d.tick(4)
         assert (state_of(c.server), d.closed()) == (CLOSE_WAIT, [])
 
@@ -222,6 +223,7 @@ def test_a_connection_is_watched_on_when_its_object_has_died():
         heir = socket.socket(fileno=c.server.detach())
         gc.collect()
         c.client.close()
+        eventually(lambda: state_of(heir) == CLOSE_WAIT)
         d.tick()
         d.tick(6)
         assert d.closed() == [("half_closed", "shut_down")]
@@ -249,6 +251,7 @@ def test_tls_keeps_the_connection_guarded():
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         wrapped = context.wrap_socket(c.server, server_side=True, do_handshake_on_connect=False)
         c.client.close()
+        eventually(lambda: state_of(wrapped) == CLOSE_WAIT)
         d.tick()
         d.tick(6)
         assert d.closed() == [("half_closed", "shut_down")]
@@ -316,6 +319,7 @@ def looped():
         running = Loop(d)
         with socket.create_connection(running.do(running.serve())):
             running.record = running.do(running.adopt())
+        eventually(lambda: state_of(running.raw) == CLOSE_WAIT)
         d.tick()
         yield d, running
         running.end()
@@ -361,7 +365,7 @@ def test_a_connection_that_moved_before_its_loop_came_round_is_spared(looped):
         assert ("half_closed", "owner_asked") in d.closed()
         running.raw.send(b"late")
         assert client.recv(4) == b"late"
-        time.sleep(0.05)
+        eventually(lambda: read_activity(running.raw).unsent == 0)
         gate.set()
         running.do(asyncio.sleep(0.05))
         d.tick(1.5)

@@ -10,7 +10,7 @@ import pytest
 
 from children import start_child
 from guarded import driven
-from interpreters import run_program
+from interpreters import PATIENT, run_program
 from loopback import connect, state_of
 from netstat import CLOSE_WAIT, wait_for
 from servers import port_of
@@ -209,5 +209,5 @@ EXECUTES = "server.set_inheritable(True); os.execv('/bin/sleep', ['sleep', '60']
 @pytest.mark.parametrize(("uninstalls", "keeps"), [(True, SLEEPS), (False, EXECUTES)], ids=["fork", "exec"])
 def test_a_forked_child_that_keeps_it_is_found_out(uninstalls, keeps):
     """The whole guard: a child without one keeps what the parent closes, and the peer hears its end."""
-    program = FORKS.format(uninstalls=uninstalls, keeps=keeps)
+    program = PATIENT + FORKS.format(uninstalls=uninstalls, keeps=keeps)
     assert run_program(sys.executable, program, timeout=60) == ["b''", "connection_closed True"]

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from guarded import driven
-from interpreters import run_program
+from interpreters import PATIENT, run_program
 from loopback import connect, listen, vanished_peer
 from sockguard._core.policy import Policy
 from sockguard._engine import guard as module
@@ -50,7 +50,7 @@ def failures():
 
 def run(program: str, *, timeout: float = 60.0) -> list[str]:
     """Runs a program with these tools; it must not warn."""
-    return run_program(sys.executable, TOOLS + program, timeout=timeout)
+    return run_program(sys.executable, PATIENT + TOOLS + program, timeout=timeout)
 
 
 # --- Forks ---

@@ -97,7 +97,7 @@ def test_owners_that_die_in_any_thread_drop_out():
         owners = [Owner() for _ in range(500)]
         for owner in owners:
             beating.add(owner, 1000.0)
-        is_added.wait(5)
+        is_added.wait(20)
 
     is_added = threading.Event()
     threads = [threading.Thread(target=each) for each in (churn, keep_and_drop, keep_and_drop)]

@@ -54,12 +54,6 @@ class Hostile(Thing):
     __eq__ = __hash__ = __repr__ = __getattribute__ = __bool__ = __len__ = refuse  # type: ignore[assignment]
 
 
-@pytest.fixture(autouse=True)
-def _patience(monkeypatch):
-    """Lets a search take its time: the machine may be busy, and the whole suite has many objects."""
-    monkeypatch.setattr(referrers, "MAX_SECONDS", 60.0)
-
-
 @pytest.fixture
 def app(monkeypatch):
     """A module of an application, with a name to put things under."""

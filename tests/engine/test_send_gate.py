@@ -29,7 +29,7 @@ def test_another_thread_is_kept_out():
     with gate:
         thread = threading.Thread(target=lambda: answers.append(gate.try_enter()))
         thread.start()
-        thread.join(5)
+        thread.join(20)
     assert answers == [False]
     assert gate.try_enter()
     sender = threading.Thread(target=lambda: answers.append(gate.__enter__()))
@@ -37,7 +37,7 @@ def test_another_thread_is_kept_out():
     sender.join(0.1)
     assert sender.is_alive()
     gate.__exit__(None, None, None)
-    sender.join(5)
+    sender.join(20)
     assert answers == [False, gate]
 
 
@@ -49,7 +49,7 @@ def test_who_cannot_wait_is_told_so():
         for timeout in (0.0, 0.01):
             thread = threading.Thread(target=lambda t=timeout: answers.append(gate.enter(t)))
             thread.start()
-            thread.join(5)
+            thread.join(20)
         assert gate.enter(0.0)
         gate.__exit__(None, None, None)
     assert answers == [False, False]

@@ -644,5 +644,5 @@ def test_whose_turn_has_not_come_is_not_forgotten_with_a_new_policy():
         for _ in range(80):
             d.tick(0.25)
         for _, peer in pairs:
-            peer.settimeout(5)
+            peer.settimeout(20)
             assert peer.recv(1) == b""

@@ -63,7 +63,7 @@ def teller(output):
     """A teller to one output, with a period of ten seconds."""
     teller = Teller([output], period=10.0)
     yield teller
-    assert teller.flush(5.0)
+    assert teller.flush(20.0)
 
 
 def names(events: list[Event]) -> list[EventName]:
@@ -73,7 +73,7 @@ def names(events: list[Event]) -> list[EventName]:
 def test_events_reach_the_output_on_another_thread(teller, output):
     """An event that is told reaches the output, and not on the thread of the caller."""
     teller.tell(leak(), 1.0)
-    assert teller.flush(5.0)
+    assert teller.flush(20.0)
     assert output.events == [leak()]
     assert {thread.name for thread in output.threads} == {"sockguard-log"}
 
@@ -83,10 +83,10 @@ def test_rate_is_limited_and_nothing_is_lost(teller, output):
     for n in range(5):
         teller.tell(leak(fd=n), float(n))
     teller.tick(9.9)
-    assert teller.flush(5.0)
+    assert teller.flush(20.0)
     assert output.events == [leak(fd=0)]
     teller.tick(10.0)
-    assert teller.flush(5.0)
+    assert teller.flush(20.0)
     assert [(e.fields["fd"], e.fields.get("suppressed")) for e in output.events] == [(0, None), (4, 3)]
 
 
@@ -96,7 +96,7 @@ def test_listeners_are_told_each_event(teller, output):
     teller.add_listener(lambda event: heard.append((event, threading.current_thread().name)))
     for n in range(5):
         teller.tell(leak(fd=n), float(n))
-    assert teller.flush(5.0)
+    assert teller.flush(20.0)
     assert heard == [(leak(fd=n), "sockguard-log") for n in range(5)]
     assert len(output.events) == 1
 
@@ -109,7 +109,7 @@ def test_listener_that_is_removed_hears_no_more(teller):
     teller.remove_listener(listener)
     teller.remove_listener(listener)
     teller.tell(leak(), 0.0)
-    assert teller.flush(5.0)
+    assert teller.flush(20.0)
     assert heard == []
 
 
@@ -117,7 +117,7 @@ def test_recent_events_are_kept_with_their_instants(teller):
     """The dump shows the last events that were told: a thousand, the oldest first."""
     for n in range(MAX_QUEUE + 2):
         teller.tell(leak(site=n), float(n))
-        assert n % 100 or teller.flush(5.0)  # a full queue would tell of what it dropped
+        assert n % 100 or teller.flush(20.0)  # a full queue would tell of what it dropped
     assert len(teller.recent) == MAX_QUEUE
     assert (teller.recent[0], teller.recent[-1]) == ((2.0, leak(site=2)), (MAX_QUEUE + 1.0, leak(site=MAX_QUEUE + 1)))
 
@@ -136,7 +136,7 @@ def test_output_that_no_longer_wants_an_event_is_spared(teller, output):
     teller.tell(leak(), 0.0)
     output.is_wanted = False
     teller.resume()
-    assert teller.flush(5.0)
+    assert teller.flush(20.0)
     assert output.events == []
 
 
@@ -147,7 +147,7 @@ def test_output_that_raises_is_told_of_once_and_taken_out(method, output):
     teller = Teller([broken, output], period=10.0)
     for n in range(3):
         teller.tell(leak(site=n), 0.0)
-    assert teller.flush(5.0)
+    assert teller.flush(20.0)
     assert sorted(names(output.events)) == [FAILED, LEAK, LEAK, LEAK]
     (failure,) = [event for event in output.events if event.name is FAILED]
     assert failure.fields == {
@@ -165,7 +165,7 @@ def test_output_that_fails_at_one_event_tells_of_its_own_end():
     teller = Teller([stumbling])
     teller.tell(leak(), 0.0)
     teller.tell(leak(site="b"), 0.0)
-    assert teller.flush(5.0)
+    assert teller.flush(20.0)
     assert names(stumbling.events) == [FAILED]
 
 
@@ -180,7 +180,7 @@ def test_listener_that_raises_is_told_of_once_and_taken_out(teller, output):
     teller.add_listener(heard.append)
     teller.tell(leak(), 0.0)
     teller.tell(leak(site="b"), 0.0)
-    assert teller.flush(5.0)
+    assert teller.flush(20.0)
     assert sorted(names(heard)) == [FAILED, LEAK, LEAK]
     (failure,) = [event for event in output.events if event.name is FAILED]
     where = f"Listener {__name__}.test_listener_that_raises_is_told_of_once_and_taken_out.<locals>.careless"
@@ -196,7 +196,7 @@ def test_listener_that_removes_itself_and_raises_is_no_trouble(teller, output):
 
     teller.add_listener(shy)
     teller.tell(leak(), 0.0)
-    assert teller.flush(5.0)
+    assert teller.flush(20.0)
     assert sorted(names(output.events)) == [FAILED, LEAK]
 
 
@@ -210,7 +210,7 @@ def test_listeners_that_all_raise_are_all_taken_out(teller, output):
     for _ in range(3):
         teller.add_listener(Careless())
     teller.tell(leak(), 0.0)
-    assert teller.flush(5.0)
+    assert teller.flush(20.0)
     assert sorted(names(output.events)) == [FAILED, FAILED, FAILED, LEAK]
     name = "test_listeners_that_all_raise_are_all_taken_out.<locals>.Careless"
     assert {e.fields["where"] for e in output.events if e.name is FAILED} == {f"Listener {__name__}.{name}"}
@@ -232,7 +232,7 @@ def test_text_of_an_exception_is_cut(teller, output):
     teller.add_listener(raising(ValueError("x" * 1000)))
     teller.add_listener(raising(Mute()))
     teller.tell(leak(), 0.0)
-    assert teller.flush(5.0)
+    assert teller.flush(20.0)
     texts = [event.fields["error"] for event in output.events if event.name is FAILED]
     assert sorted(texts) == ["Mute", "ValueError: " + "x" * (MAX_TEXT - len("ValueError: "))]
 
@@ -241,7 +241,7 @@ def test_an_event_that_cannot_be_limited_does_no_harm(teller, output):
     """An event of ours with a site that cannot be hashed is told of as a failure, and raises nothing."""
     teller.tell(leak(site=[]), 0.0)
     teller.tell(leak(), 0.0)
-    assert teller.flush(5.0)
+    assert teller.flush(20.0)
     assert names(output.events) == [FAILED, LEAK]
     assert output.events[0].fields["outcome"] == "One event is not in the log."
 
@@ -261,7 +261,7 @@ def test_telling_while_telling_is_no_deadlock(output):
             return 1
 
     teller.tell(leak(site=Nested()), 0.0)
-    assert teller.flush(5.0)
+    assert teller.flush(20.0)
     assert len(output.events) == 2
 
 
@@ -278,7 +278,7 @@ def test_many_threads_tell_at_once(output):
         thread.start()
     for thread in threads:
         thread.join()
-    teller.close()
+    teller.close(20.0)
     assert sum(1 + (event.fields.get("suppressed") or 0) for event in output.events) == 1200
 
 
@@ -293,12 +293,12 @@ def test_lost_events_are_told_of(output):
 
     teller.add_listener(stuck)
     teller.tell(leak(site=0), 0.0)
-    assert is_reached.wait(5)
+    assert is_reached.wait(20)
     teller.remove_listener(stuck)
     for n in range(1, MAX_QUEUE + 3):
         teller.tell(leak(site=n), 0.0)
     is_open.set()
-    assert teller.flush(5.0)
+    assert teller.flush(20.0)
     (failure,) = [event for event in output.events if event.name is FAILED]
     assert failure.fields["error"] == "TimeoutError: 3 events were lost, as a log handler or listener took too long"
     assert len(output.events) == MAX_QUEUE + 1
@@ -310,7 +310,7 @@ def test_closing_tells_the_rest_and_closes_the_outputs(teller, output):
     teller = Teller([broken, output], period=10.0)
     teller.tell(leak(fd=1), 0.0)
     teller.tell(leak(fd=2), 0.0)
-    teller.close()
+    teller.close(20.0)
     assert [event.fields["fd"] for event in output.events] == [1, 2]
     assert output.is_closed
 
@@ -326,7 +326,7 @@ def test_closing_without_a_thread_tells_all_the_same(output, monkeypatch):
     monkeypatch.setattr(threading.Thread, "start", lambda _: (_ for _ in ()).throw(RuntimeError))
     teller = Teller([output])
     teller.tell(leak(), 0.0)
-    teller.close()
+    teller.close(20.0)
     assert output.events == [leak()]
     assert output.threads == {threading.current_thread()}
 
@@ -334,13 +334,13 @@ def test_closing_without_a_thread_tells_all_the_same(output, monkeypatch):
 def test_child_begins_anew(teller, output):
     """After a fork the child neither repeats what is its parent's to tell, nor is its own limit used up."""
     teller.tell(leak(), 0.0)
-    assert teller.flush(5.0)
+    assert teller.flush(20.0)
     teller.pause()
     teller.tell(leak(site="the parent's"), 0.0)
     teller.after_fork_in_child()
     assert teller.recent == []
     teller.tell(leak(), 1.0)
-    assert teller.flush(5.0)
+    assert teller.flush(20.0)
     assert output.events == [leak(), leak()]
 
 
@@ -356,6 +356,8 @@ class Log:
     def close(self): pass
 
 log = Log()
+import sockguard._engine.courier as courier
+courier.MAX_PAUSE = 20.0
 teller = Teller([log])
 os.register_at_fork(before=teller.pause, after_in_parent=teller.resume, after_in_child=teller.after_fork_in_child)
 for n in range(20):
@@ -365,10 +367,10 @@ for n in range(20):
     if not pid:
         log.events.clear()
         teller.tell(make_event(EventName.LEAK_DETECTED, site="child"), 0.0)
-        teller.close()
+        teller.close(20.0)
         os._exit(0 if log.events == ["child"] else 1)
     assert os.waitpid(pid, 0)[1] == 0
-teller.close()
+teller.close(20.0)
 assert log.events == [(n, m) for n in range(20) for m in range(5)], log.events
 print(len(threading.enumerate()))
 """
@@ -405,7 +407,7 @@ for _ in range(20000):
     n_told += 1
     teller.tell(make_event(EventName.LEAK_DETECTED), 0.0)
 signal.setitimer(signal.ITIMER_REAL, 0)
-teller.close()
+teller.close(20.0)
 print(n_told > 20000, log.n == n_told or (log.n, n_told))
 """
 

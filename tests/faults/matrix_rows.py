@@ -82,6 +82,7 @@ ROWS = {
             "half-close, then an answer after 1.2 s",
             faults.half_close_and("answer 1.2", faults.late_answer),
             Expect.SURVIVED,
+            options=("--fin-timeout", "6"),
         ),
         Row("half-close-silence", "half-close, then silence", faults.half_close_then_silence),
         Row(

@@ -34,8 +34,8 @@ def test_it_rings_again_and_again(make):
     """It rings when its time has come and not before, until it is hushed, and then once more."""
     alarm = make(0.05)
     for _ in range(3):
-        assert not is_ringing(alarm)
-        assert is_ringing(alarm, 5)
+        assert not is_ringing(alarm) or time.clock_gettime(time.CLOCK_MONOTONIC) >= alarm.next_at  # late ourselves
+        assert is_ringing(alarm, 20)
         assert time.clock_gettime(time.CLOCK_MONOTONIC) >= alarm.next_at
         assert is_ringing(alarm)
         before = alarm.next_at
@@ -53,10 +53,13 @@ def test_to_hush_what_does_not_ring_changes_nothing(make):
 
 def test_missed_rings_are_counted(make):
     """One that was not hushed for long goes on from now, not from then."""
+    before = time.clock_gettime(time.CLOCK_MONOTONIC)
     alarm = make(0.01)
+    lag = time.clock_gettime(time.CLOCK_MONOTONIC) - before
     time.sleep(0.1)
+    hushed_at = time.clock_gettime(time.CLOCK_MONOTONIC)
     alarm.hush()
-    assert alarm.next_at > time.clock_gettime(time.CLOCK_MONOTONIC) - 0.02
+    assert alarm.next_at > hushed_at - lag - 0.001
 
 
 def test_its_descriptor_is_given_back_and_no_other(make):

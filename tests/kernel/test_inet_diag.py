@@ -403,10 +403,10 @@ def playing_kernel(answer_to: Callable[[int, bytes], list[bytes]]) -> Iterator[t
     with kernels:
         try:
             with ours:
-                ours.settimeout(5)
+                ours.settimeout(20)
                 yield ours, requests
         finally:
-            thread.join(5)
+            thread.join(20)
 
 
 def kind_of(request: bytes) -> int:

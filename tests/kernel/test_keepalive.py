@@ -283,10 +283,22 @@ def deafen(sock):
     sock.setsockopt(socket.SOL_SOCKET, getattr(socket, "SO_ATTACH_FILTER", 26), program)
 
 
+WANTED = [Keepalive(1, 1, 3), Keepalive(1, 1, 127, user_timeout=2.5), Keepalive(1, 1, 127, user_timeout=2)]
+
+
 @pytest.mark.slow
 def test_a_silent_peer_is_given_up_when_the_policy_says_so():
     """The derived detection time is the kernel's: by the count, and by a user timeout, which overrides the count."""
-    wanted = [Keepalive(1, 1, 3), Keepalive(1, 1, 127, user_timeout=2.5), Keepalive(1, 1, 127, user_timeout=2)]
+    off = []
+    for _ in range(4):  # who measures may get the processor late himself; a wrong rule is wrong each time
+        off.append({k: s for k, s in measure(WANTED).items() if not -0.5 <= s - k.detection_time <= 0.9})
+        if not off[-1]:
+            return
+    pytest.fail(f"given up at other times: {off}")
+
+
+def measure(wanted):
+    """Tells after how many seconds the kernel gives up a peer that answers nothing, by each of these settings."""
     measured = {}
     with connect() as one, connect() as two, connect() as three:
         ends = {}
@@ -305,6 +317,5 @@ def test_a_silent_peer_is_given_up_when_the_policy_says_so():
                 poll.unregister(fd)
                 keepalive, began_at = ends[fd]
                 measured[keepalive] = time.monotonic() - began_at
-    for keepalive in wanted:
-        # The timer runs from the last packet, which came before `began_at`, and ticks in jiffies.
-        assert keepalive.detection_time - 0.5 <= measured[keepalive] <= keepalive.detection_time + 0.9
+    # The timer runs from the last packet, which came before `began_at`, and ticks in jiffies.
+    return measured

@@ -241,7 +241,7 @@ with vanished_peer(sent=b"hello") as sick:
 def run(script: str) -> list[str]:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent.parent), *sys.path])}
     command = [sys.executable, "-c", script]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=30, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=90, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 

@@ -268,7 +268,7 @@ def test_fork_does_not_wait_for_whom_it_holds_up_itself() -> None:
     with lock:
         lender.start()
         assert is_lent.wait(60)
-        child = fork(lambda: pidfd.no_fork.acquire(timeout=5))  # the child can lend, too
+        child = fork(lambda: pidfd.no_fork.acquire(timeout=20))  # the child can lend, too
         assert not is_through.is_set()
     lender.join()
     assert is_through.is_set()

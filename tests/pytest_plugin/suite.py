@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 __all__ = ["SUITES", "Outcome", "run_suite", "write"]
 
-PATIENCE = 3.0
+PATIENCE = 10.0
 """Seconds that innocent tests have for threads and servers to close what they are about to close: on a busy machine."""
 SUITES = Path(__file__).parent / "suites"
-OF_THE_RUN = ("PYTEST", "COLUMNS", "CI", "BUILD_NUMBER")
+OF_THE_RUN = ("PYTEST", "PY_COLORS", "FORCE_COLOR", "NO_COLOR", "COLUMNS", "CI", "BUILD_NUMBER")
 """How the variables begin by which the run of our own suite would change that of the small one; on CI, pytest tells
 each message twice."""
 IS_INSTALLED = any(entry.name == "sockguard" for entry in entry_points(group="pytest11"))

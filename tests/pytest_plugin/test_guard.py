@@ -43,7 +43,7 @@ def test_grace(guard):
     """What is closed in time is not listed."""
     sock = socket.socket()
     threading.Timer(0.05, sock.close).start()
-    assert guard.leaked(grace=5.0) == []
+    assert guard.leaked(grace=20.0) == []
 
 
 def test_assert_clean(guard):

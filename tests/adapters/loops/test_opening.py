@@ -8,6 +8,7 @@ import os
 import socket
 import ssl
 import sys
+import time
 import warnings
 import weakref
 
@@ -88,7 +89,7 @@ def test_a_handler_that_ends_takes_its_writer_along(kind, ending):
         async with await aio.start_server(handle, "127.0.0.1", 0) as server:
             reader, writer = await connect(server)
             writer.write(b"hi")
-            assert await asyncio.wait_for(reader.read(), 5) == b"hi"
+            assert await asyncio.wait_for(reader.read(), 20) == b"hi"
             await hang_up(writer)
             await until(lambda: all(w.transport.is_closing() for w in kept))
 
@@ -119,7 +120,7 @@ def reports_of(start_server, ending) -> list[tuple[str, object]]:
             if ending == "is cancelled":
                 tasks[0].cancel()
             if start_server is aio.start_server:
-                assert await asyncio.wait_for(reader.read(), 5) == b""
+                assert await asyncio.wait_for(reader.read(), 20) == b""
             else:
                 await until(tasks[0].done)
                 await asyncio.sleep(0)  # its callback, which reports
@@ -151,7 +152,7 @@ def test_a_handler_may_hand_its_writer_on(kind):
             await until(lambda: members)
             await asyncio.sleep(0.05)
             members[0].write(b"hello\n")
-            assert await asyncio.wait_for(reader.readline(), 5) == b"hello\n"
+            assert await asyncio.wait_for(reader.readline(), 20) == b"hello\n"
             members[0].close()
             await hang_up(writer)
 
@@ -170,7 +171,7 @@ def test_a_plain_function_hands_its_writer_on(kind):
             await until(lambda: writers)
             await asyncio.sleep(0.05)
             writers[0].write(b"hello\n")
-            assert await asyncio.wait_for(reader.readline(), 5) == b"hello\n"
+            assert await asyncio.wait_for(reader.readline(), 20) == b"hello\n"
             writers[0].close()
             await hang_up(writer)
 
@@ -234,17 +235,27 @@ def test_what_was_written_arrives_however_slow_the_reader(kind):
     async def handle(_, writer):
         writer.write(b"x" * size)
 
-    async def main():
-        async with await aio.start_server(handle, "127.0.0.1", 0, policy=QUICK) as server:
-            reader, writer = await asyncio.open_connection(*address_of(server), limit=1 << 20)
-            n, slept = 0, 0.0
+    async def read_slowly(server):
+        """Gives how much came, and for how long our own loop stood still at worst."""
+        reader, writer = await asyncio.open_connection(*address_of(server), limit=1 << 20)
+        n, slept, before, longest = 0, 0.0, time.monotonic(), 0.0
+        with contextlib.suppress(ConnectionError):
             while piece := await reader.read(2 << 20):
                 n += len(piece)
                 if slept < 1.2:  # three times the drain_timeout
                     await asyncio.sleep(0.1)
                     slept += 0.1
+                before, longest = time.monotonic(), max(longest, time.monotonic() - before)
+        await hang_up(writer)
+        return n, longest
+
+    async def main():
+        async with await aio.start_server(handle, "127.0.0.1", 0, policy=QUICK) as server:
+            for _ in range(5):
+                n, longest = await read_slowly(server)
+                if longest < 0.3:  # else nothing was taken for so long, as this process got no processor
+                    break
             assert n == size
-            await hang_up(writer)
 
     run(kind, main)
 
@@ -287,7 +298,7 @@ def test_an_answer_survives_what_was_not_read(kind):
                 await loop.sock_sendall(client, b"u" * 300_000)
                 await asyncio.sleep(0.3)  # the handler has returned, and a reset would have come
                 got = b""
-                while piece := await asyncio.wait_for(loop.sock_recv(client, 65536), 5):
+                while piece := await asyncio.wait_for(loop.sock_recv(client, 65536), 20):
                     got += piece
                 assert got == answer
 
@@ -429,8 +440,8 @@ def test_a_closed_server_leaves_live_connections_alone(kind, why):
         await asyncio.sleep(0.8)
         assert waiting.done() == (kind == "uvloop" or sys.version_info < (3, 12))  # it never waited there
         go.set()
-        assert await asyncio.wait_for(reader.read(), 5) == b"answer"
-        await asyncio.wait_for(waiting, 5)
+        assert await asyncio.wait_for(reader.read(), 20) == b"answer"
+        await asyncio.wait_for(waiting, 20)
         await hang_up(writer)
 
     run(kind, main)
@@ -446,7 +457,7 @@ def test_clients_of_a_server_can_be_closed():
                 reader, writer = await connect(server)
                 await asyncio.sleep(0.05)
                 getattr(server, close)()
-                assert await asyncio.wait_for(reader.read(), 5) == b""
+                assert await asyncio.wait_for(reader.read(), 20) == b""
                 await hang_up(writer)
 
     run("asyncio", main)
@@ -758,7 +769,7 @@ def test_a_deadline_ends_a_request(kind):
                 writer.write(b"x")
                 await asyncio.sleep(0.05)
             with contextlib.suppress(ConnectionError):  # it wrote on after the end
-                assert await asyncio.wait_for(reader.read(), 5) == b""
+                assert await asyncio.wait_for(reader.read(), 20) == b""
             await hang_up(writer)
 
     run(kind, main)
@@ -831,7 +842,7 @@ def test_a_handshake_that_fails_makes_no_connection(kind):
         reader, writer = await connect(server)
         writer.write(b"this is no handshake\n")
         with contextlib.suppress(ConnectionError):
-            await asyncio.wait_for(reader.read(), 5)
+            await asyncio.wait_for(reader.read(), 20)
         await hang_up(writer)
         with pytest.raises(ssl.SSLError):
             await aio.open_connection(*address_of(server), ssl=ssl.create_default_context(), server_hostname="other")
@@ -918,7 +929,7 @@ def test_a_handler_that_ends_takes_tls_along(kind):
             reader, writer = await connect(server)
             await writer.start_tls(client_tls())
             writer.write(b"hi\n")
-            assert await asyncio.wait_for(reader.read(), 5) == b"hi\n"
+            assert await asyncio.wait_for(reader.read(), 20) == b"hi\n"
             await hang_up(writer)
 
     run(kind, main)
@@ -972,7 +983,7 @@ def test_unix_sockets_work_as_ever(kind, path):
                 assert await reader.readline() == word
                 assert await reader.readline() == b"!\n"
             assert connection_of(writer).bytes_received == 12
-            assert await asyncio.wait_for(reader.read(), 5) == b""
+            assert await asyncio.wait_for(reader.read(), 20) == b""
             await hang_up(writer)
 
     run(kind, main)
@@ -981,13 +992,15 @@ def test_unix_sockets_work_as_ever(kind, path):
 @pytest.mark.slow
 def test_an_idle_unix_connection_is_ended(path):
     """By our own stamps, of bytes in both directions: one that only sends is not idle."""
-    lost = []
+    lost, gap = [], 0.0
 
     async def push(reader, writer):
-        word = await reader.readline()
+        nonlocal gap
+        word, last = await reader.readline(), time.monotonic()
         while word == b"push\n" and not lost:
             writer.write(b"x")
             await asyncio.sleep(0.05)
+            last, gap = time.monotonic(), max(gap, time.monotonic() - last)
         lost.append(await reader.read())
 
     async def main():
@@ -998,7 +1011,7 @@ def test_an_idle_unix_connection_is_ended(path):
             pusher.write(b"push\n")
             writer.write(b"wait\n")
             assert await asyncio.wait_for(idle.read(), 10) == b""
-            assert not pushed.at_eof()
+            assert gap > 1.0 or not pushed.at_eof()  # else it was us who got no processor for so long
             for w in (pusher, writer):
                 await hang_up(w)
 

@@ -104,10 +104,10 @@ def read(key, events):
         key.fileobj.recv(65536)
 
 
-def count_rounds(selector, handle, seconds) -> int:
-    """Counts the events of an event loop in some time."""
+def count_rounds(selector, handle, seconds, *, at_least=0) -> int:
+    """Counts the events of an event loop in some time, or in up to 20 s more until there are so many."""
     until_at, n_told = time.monotonic() + seconds, 0
-    while time.monotonic() < until_at:
+    while (now := time.monotonic()) < until_at or (n_told < at_least and now < until_at + 20):
         for key, events in selector.select(0.05):
             n_told += 1
             handle(key, events)
@@ -322,7 +322,7 @@ def test_observe_touches_nothing(scene):
     selector = scene.selector(mode="observe", half_close="close")
     selector.register(ours, READ)
     reset(peer)
-    assert count_rounds(selector, ignore, 0.3) > 1000
+    assert count_rounds(selector, ignore, 0.3, at_least=1001) > 1000
     assert ours.fileno() >= 0 and scene.told() == []
 
 
@@ -337,11 +337,11 @@ def test_a_spin_is_stopped(scene, inner, handle):
     peer.shutdown(socket.SHUT_WR)
     with inner() as bare:
         bare.register(ours, READ)
-        n_bare = count_rounds(bare, handle, 0.5)
+        n_bare = count_rounds(bare, handle, 0.5, at_least=50_000)
     selector = scene.selector(inner)
     selector.register(ours, READ)
     started = time.process_time()
-    n_guarded = count_rounds(selector, handle, 0.5)
+    n_guarded = turn(selector, handle, until=lambda: n_resting(selector))
     n_later = count_rounds(selector, handle, 0.5)
     assert n_later <= 3 and LOOKS <= n_guarded < n_bare / 5
     assert time.process_time() - started < 0.4
@@ -355,8 +355,8 @@ def test_a_spin_ends_after_fin_timeout(scene, inner):
     peer, ours = scene.connect()
     selector = scene.selector(inner, fin_timeout=0.5)
     selector.register(ours, READ)
-    peer.shutdown(socket.SHUT_WR)
     started = time.monotonic()
+    peer.shutdown(socket.SHUT_WR)
     turn(selector, read, until=lambda: ours.fileno() < 0)
     assert time.monotonic() - started >= 0.5
     [event] = scene.told()
@@ -384,7 +384,7 @@ def test_who_goes_on_sending_does_not_spin(scene, inner):
     selector = scene.selector(inner, fin_timeout=1.5)
     selector.register(ours, READ | WRITE)
     peer.shutdown(socket.SHUT_WR)
-    left, got, last = 3_000_000, [], time.monotonic()
+    left, got, last, seen, longest = 3_000_000, [], time.monotonic(), time.monotonic(), 0.0
 
     def send(key, events):
         nonlocal left, last
@@ -394,14 +394,16 @@ def test_who_goes_on_sending_does_not_spin(scene, inner):
             left -= ours.send(b"z" * min(left, 65536))
 
     def receive():
-        nonlocal last
+        nonlocal last, seen, longest
+        seen, longest = time.monotonic(), max(longest, time.monotonic() - seen)
         if time.monotonic() - last > 0.15:  # slower than fin_timeout in all
             last = time.monotonic()
             got.append(len(peer.recv(200_000)))
         return sum(got) == 3_000_000
 
     turn(selector, send, until=receive, timeout=0.01)
-    assert ours.fileno() >= 0 and scene.told() == []
+    # Where we stood still ourselves for want of the processor, nothing moved: then it may have been ended.
+    assert longest > 0.5 or (ours.fileno() >= 0 and scene.told() == [])
 
 
 def n_resting(selector) -> int:
@@ -414,7 +416,7 @@ def rest(scene, selector, events=READ, data=None):
     peer, ours = scene.connect()
     selector.register(ours, events, data)
     peer.shutdown(socket.SHUT_WR)
-    turn(selector, read, until=lambda: n_resting(selector), seconds=5)
+    turn(selector, read, until=lambda: n_resting(selector))
     return peer, ours
 
 
@@ -493,8 +495,9 @@ def test_unread_bytes_make_no_haste(scene):
     selector.register(ours, READ)
     peer.sendall(b"abc")
     peer.close()
-    assert count_rounds(selector, ignore, 0.5) > 1000
-    count_rounds(selector, ignore, 1.0)
+    started = time.monotonic()
+    assert turn(selector, ignore, until=lambda: n_resting(selector)) > LOOKS
+    assert time.monotonic() - started >= 1.0
     assert count_rounds(selector, ignore, 0.5) <= 3
     assert ours.recv(10) == b"abc"
 
@@ -509,12 +512,12 @@ def test_an_idle_connection_is_ended(scene, inner):
     _peer, ours = scene.connect()
     selector = scene.selector(inner, idle_timeout=0.5)
     selector.register(ours, READ)
-    n_threads = len(os.listdir("/proc/self/task"))
+    threads = set(os.listdir("/proc/self/task"))
     started = time.monotonic()
     [(key, events)] = selector.select()
     assert 0.5 <= time.monotonic() - started < 20
     assert (key.fileobj, events, ours.recv(10)) == (ours, READ, b"")
-    assert len(os.listdir("/proc/self/task")) == n_threads
+    assert set(os.listdir("/proc/self/task")) <= threads  # those of tests before may end
     [event] = scene.told()
     assert event.fields["reason"] == "idle"
 
@@ -556,13 +559,16 @@ def test_select_waits_on_when_only_the_guard_is_due(scene, inner):
     selector.register(ours, READ)
     ticks = []
     tick = scene.guard.tick_if_driven
-    scene.guard.tick_if_driven = lambda now: ticks.append(now) or tick(now)
-    timer = threading.Timer(1.0, peer.send, [b"x"])
-    timer.start()
-    started = time.monotonic()
+
+    def count(now):
+        ticks.append(now)
+        if len(ticks) == 4:
+            peer.send(b"x")
+        return tick(now)
+
+    scene.guard.tick_if_driven = count
     assert [key.fileobj for key, _ in selector.select()] == [ours]
-    assert time.monotonic() - started >= 0.9 and len(ticks) >= 3
-    timer.join()
+    assert len(ticks) >= 4
 
 
 @pytest.mark.slow
@@ -573,10 +579,16 @@ def test_a_timeout_is_kept(scene, inner, timeout):
     selector = scene.selector(inner)
     selector.register(ours, READ)
     selector.select(0)
-    for _ in range(2):
+
+    def is_kept() -> bool:
         started = time.monotonic()
         assert selector.select(timeout) == []
-        assert max(timeout, 0) - 0.002 <= time.monotonic() - started < max(timeout, 0) + 0.2
+        took = time.monotonic() - started
+        assert took >= max(timeout, 0) - 0.002
+        return took < max(timeout, 0) + 0.2  # unless it had to wait for the processor
+
+    for _ in range(2):
+        eventually(is_kept)
 
 
 class _Impatient(selectors.DefaultSelector):
@@ -595,7 +607,7 @@ def test_an_early_return_of_the_inner_selector_is_passed_on(scene, timeout):
     selector.select(0)
     started = time.monotonic()
     assert selector.select(timeout) == []
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 4
 
 
 def test_a_program_whose_last_connection_was_taken_away_does_not_wait_for_ever(scene, inner):
@@ -694,9 +706,10 @@ def test_a_registered_number_that_is_another_connection_by_now_is_left_alone(sce
     fd = ours.detach()
     selector = scene.selector(selectors.PollSelector, half_close="close")
     selector.register(fd, READ)
+    scene.guard.tick(time.monotonic())  # it has taken in the one that is closed now
     os.dup2(new.fileno(), fd)
     peer.shutdown(socket.SHUT_WR)
-    assert count_rounds(selector, lambda key, _: new.recv(10), 0.4) > 100
+    assert count_rounds(selector, lambda key, _: new.recv(10), 0.4, at_least=101) > 100
     new.send(b"alive")
     assert peer.recv(10) == b"alive" and scene.told() == []
     selector.unregister(fd)
@@ -709,10 +722,11 @@ def test_an_object_that_was_closed_and_whose_number_is_another_connection_is_lef
     peer, new = scene.connect()
     selector = scene.selector(selectors.PollSelector, half_close="close")
     fd = selector.register(ours, READ).fd
+    scene.guard.tick(time.monotonic())  # it has taken in the one that is closed now
     ours.close()
     os.dup2(new.fileno(), fd)
     peer.shutdown(socket.SHUT_WR)
-    assert count_rounds(selector, lambda key, _: new.recv(10), 0.3) > 100
+    assert count_rounds(selector, lambda key, _: new.recv(10), 0.3, at_least=101) > 100
     new.send(b"alive")
     assert peer.recv(10) == b"alive" and scene.told() == []
     assert selector.unregister(ours).fileobj is ours
@@ -797,7 +811,7 @@ def test_pipes_and_datagrams_are_as_ever(scene, inner):
         selector.register(pipe, READ)
         selector.register(datagrams, READ)
         os.close(writing)
-        assert count_rounds(selector, ignore, 0.2) > 100
+        assert count_rounds(selector, ignore, 0.2, at_least=101) > 100
         assert not pipe.closed and len(selector.get_map()) == 2
 
 
@@ -909,11 +923,11 @@ def test_asyncio_runs_on_it(scene):
 def test_the_process_needs_no_thread(scene):
     """A selector and its guard start none."""
     _, ours = scene.connect()
-    n_threads = len(os.listdir("/proc/self/task"))
+    threads = set(os.listdir("/proc/self/task"))
     selector = scene.selector()
     selector.register(ours, READ)
     selector.select(0.3)
-    assert len(os.listdir("/proc/self/task")) == n_threads
+    assert set(os.listdir("/proc/self/task")) <= threads
 
 
 @pytest.mark.needs_books

@@ -5,6 +5,7 @@ import errno
 import functools
 import gc
 import math
+import re
 import socket
 import time
 import weakref
@@ -26,6 +27,7 @@ from sockguard._kernel.backend import keeps_books
 from sockguard.adapters.streams.owners import unread_bytes
 from sockguard.anyio import GuardedAttribute, GuardedStream, connect_tcp, create_tcp_listener, guard_stream
 from sockguard.errors import UsageError
+from waiting import eventually
 
 LONG = 1000.0
 """Seconds that no test waits: what ends earlier was not ended by this time-out."""
@@ -272,6 +274,8 @@ def test_a_cancelled_receive_loses_nothing(backend, heartbeat):
 
             def send_in_pieces():
                 for start in range(0, len(sent), 64):
+                    if start + 64 == len(sent):
+                        eventually(lambda: n_cancelled)
                     peer.sendall(sent[start : start + 64])
                     time.sleep(0.004)
 
@@ -1094,7 +1098,10 @@ def test_a_program_that_sends_is_never_told_that_the_heartbeat_is_sending(backen
                 await until(lambda: slow.n_sending == 1)
                 await stream.send(b"message")
                 tasks.cancel_scope.cancel()
-            assert recv_exactly(peer, 13) == b"<beat>message"
+            got = recv_exactly(peer, 13)
+            while b"message" not in got:  # a second beat was due before it could go
+                got += peer.recv(99)
+            assert re.fullmatch(rb"(<beat>)+message[<beat>]*", got)
 
     run(backend, main)
 
@@ -1142,7 +1149,8 @@ def test_a_heartbeat_that_was_begun_is_sent_whole(backend):
                 await until(lambda: slow.n_sending == 1)
                 tasks.cancel_scope.cancel()
             assert slow.n_sending == 0
-            assert recv_exactly(peer, 6) == b"<beat>"
+            got = recv_exactly(peer, 6)
+            assert got == b"<beat>" * (len(got) // 6)
 
     run(backend, main)
 
@@ -1211,7 +1219,7 @@ def test_an_answer_that_nobody_has_read_yet_loses_nobody(backend, guard):
     """A served program that does not receive owes the silence itself, wherever the answer waits for it."""
 
     async def main():
-        question = Heartbeat(b"PING\n", 0.02, timeout=0.05, expect=b"PONG\n")
+        question = Heartbeat(b"PING\n", 0.02, timeout=1.0, expect=b"PONG\n")
         streams = []
 
         async def handle(stream):
@@ -1222,7 +1230,7 @@ def test_an_answer_that_nobody_has_read_yet_loses_nobody(backend, guard):
             with connected(listener) as peer:
                 assert await anyio.to_thread.run_sync(peer.recv, 5) == b"PING\n"
                 peer.sendall(b"PONG\n")
-                await anyio.sleep(0.3)
+                await anyio.sleep(1.5)
                 guard.tick()
                 assert streams[0].connection.ended_by is None
 

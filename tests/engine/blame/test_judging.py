@@ -9,6 +9,7 @@ import pytest
 from children import start_child
 from forks import succeeds_in_child
 from loopback import inode_of, listen
+from netstat import CLOSE_WAIT, wait_for
 from sockguard._engine.blame.births import Moment
 from sockguard._engine.blame.judging import FIRST_WAIT, LONGEST_WAIT, Judge
 from sockguard._engine.blame.ledger import Ledger, Owner
@@ -227,6 +228,7 @@ def test_what_waits_in_a_queue_is_told_once(scene):
         scene.ledger.look()
         scene.ledger.births.enter(Moment(scene.test))
         socket.create_connection(listener.getsockname()).close()
+        wait_for(listener.getsockname()[1], state=CLOSE_WAIT)
         judge = scene.judge()
         list(judge.waits(0))
         [charge] = judge.conclude()

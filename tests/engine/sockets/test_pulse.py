@@ -35,7 +35,7 @@ def beating(d):
     with listen() as listener, sockguard.GuardedSocket(policy=BEAT) as client:
         client.connect(listener.getsockname())
         with listener.accept()[0] as server:
-            server.settimeout(5)
+            server.settimeout(20)
             yield client, server, d
 
 
@@ -51,7 +51,7 @@ def held_by_another_thread(client):
 
     thread = threading.Thread(target=hold)
     thread.start()
-    assert is_in.wait(5)
+    assert is_in.wait(20)
     try:
         yield
     finally:
@@ -87,7 +87,7 @@ def test_a_connection_that_takes_long_to_come_about_is_asked_from_then_on(d):
         for _ in range(40):
             d.tick(1)
         assert (state_of(client), heart_of(client).n_sent) == (SYN_SENT, 0)
-        listener.settimeout(5)
+        listener.settimeout(20)
         while not select.select([], [client], [], 0)[1]:
             stack.enter_context(listener.accept()[0])
         for _ in range(5):
@@ -164,6 +164,7 @@ def test_a_time_out_holds_for_the_wait_for_another_thread(beating):
         for send in (client.send, client.sendall):
             with pytest.raises(TimeoutError, match="timed out"):
                 send(b"x")
+    client.settimeout(10)
     client.sendall(b"y")
     assert server.recv(9) == b"y"
 
@@ -223,10 +224,10 @@ def test_what_is_not_of_the_stream_does_not_wait(beating, flag):
         target=lambda: errors.append(error_of(lambda: client.recvmsg(9, 99, getattr(socket, flag))))
     )
     thread.start()
-    thread.join(5)
+    thread.join(20)
     is_waiting = thread.is_alive()
     server.sendall(b"wake it up")
-    thread.join(5)
+    thread.join(20)
     assert not is_waiting
     assert isinstance(errors[0], OSError)
 

@@ -84,7 +84,7 @@ def clinging_server():
 
     thread = threading.Thread(target=serve)
     thread.start()
-    yield listener.getsockname()
+    yield listener.getsockname(), kept
     listener.shutdown(socket.SHUT_RDWR)
     listener.close()
     thread.join()
