@@ -30,7 +30,7 @@ from sockguard._engine.sweep import Sweep
 from sockguard._engine.terms import Demands, Terms
 from sockguard._kernel.backend import KERNEL_KEEPS_BOOKS
 from sockguard._kernel.natives import monotonic, native
-from sockguard._kernel.one_socket import fd_of
+from sockguard._kernel.one_socket import fd_of, find_cookie
 
 __all__ = ["Guard"]
 
@@ -156,11 +156,11 @@ class Guard:
             site = site or (capture(2) if listener is None else capture_at(listener, depth + 1))
             loop = running_loop()
             loop_ref = None if loop is None else self.stalls.loop_ref(loop)
-            entry = (_ref(sock), fd_of(raw), is_server, loop_ref, site, terms)
             if terms is None or terms.books is None:
-                self._opened(entry)
+                cookie = None if terms is None else find_cookie(raw)
+                self._opened((_ref(sock), fd_of(raw), is_server, loop_ref, site, terms, cookie))
             else:
-                self._stamped.opened.append((*entry, _ref(raw)))
+                self._stamped.opened.append((_ref(sock), fd_of(raw), is_server, loop_ref, site, terms, _ref(raw)))
         except Exception as error:  # noqa: BLE001 - nothing of ours may reach the application
             self.failed("adopt", error)
 
@@ -172,7 +172,10 @@ class Guard:
             if type(transport).__weakrefoffset__:
                 site = site or capture_at(loop, 2)
                 entry = (_ref(transport), -1, is_server, self.stalls.loop_ref(loop), site, terms)
-                (self._opened if terms is None or terms.books is None else self._stamped.opened.append)(entry)
+                if terms is None or terms.books is None:
+                    self._opened((*entry, None))
+                else:
+                    self._stamped.opened.append(entry)
         except Exception as error:  # noqa: BLE001 - nothing of ours may reach the application
             self.failed("adopt_transport", error)
 

@@ -63,7 +63,7 @@ class Insight:
             cookie = record.cookie or find_cookie(record())
             if cookie is not None:
                 found[cookie] = self._known(record, stalled, search_until)
-        for ref, _, _, _, site, _ in list(self._registry.opened):  # since the last tick
+        for ref, _, _, _, site, *_ in list(self._registry.opened):  # since the last tick
             if (cookie := find_cookie(ref())) is not None:
                 found[cookie] = Known(created_at=site.frames())
         return found

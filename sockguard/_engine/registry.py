@@ -7,7 +7,8 @@ those that have come and gone under one number, only the last is asked for.
 
 So identity begins at the first tick. If by then the object has let go of its descriptor
 (`SSLContext.wrap_socket` and `detach()` hand it on), whatever connection has that number
-is taken in; it is one of this process, and nobody else has announced it.
+is taken in; it is one of this process, and nobody else has announced it. But explicit terms
+hold for the very connection that they were said of: there, identity begins when it is announced.
 """
 
 import math
@@ -30,10 +31,10 @@ MAX_GHOSTS = 4096
 """Connections remembered that this process has closed while a forked child may hold them, some 100 bytes each."""
 
 T = TypeVar("T")
-Entry = tuple[Any, int, bool, LoopRef | None, Site, Terms | None]
+Entry = tuple[Any, int, bool, LoopRef | None, Site, Terms | None, int | None]
 """What is known of a connection when it is opened: a weak reference to its owner, the descriptor (-1 where
-the owner is a transport, which will tell), whether we accepted it, its event loop, its site, and the terms of
-one that is guarded explicitly.
+the owner is a transport, which will tell), whether we accepted it, its event loop, its site, and of one that is
+guarded explicitly the terms, and its cookie (None where the owner is a transport: its descriptor is its own).
 
 When it was opened is taken to be the next tick, so that no time-out of it comes early."""
 
@@ -67,7 +68,7 @@ class Registry:
             self._enlist(fd, last.pop(fd), now)  # so the memory of one entry serves the next record
 
     def _enlist(self, fd: int, entry: Entry, now: float) -> None:
-        ref, given_fd, is_server, loop, site, terms = entry
+        ref, given_fd, is_server, loop, site, terms, cookie = entry
         if terms is not None:
             terms.fd = fd
         owner, old = ref(), self.by_fd.get(fd)
@@ -79,10 +80,10 @@ class Registry:
         if terms is None and old is not None and old.cookie is not None and old.cookie == find_cookie(owner):
             terms = old.terms  # handed on, as by `SSLContext.wrap_socket`: what was said of it still holds
         if owner is None or (given_fd >= 0 and not _is_at(owner, fd)):
-            record = stranger(fd, None, now, is_server=is_server)
+            record = stranger(fd, cookie, now, is_server=is_server)
             record.loop, record.site, record.terms = loop, site, terms
         else:
-            record = Record(owner, self._note_death, fd, None, now, is_server, loop, site, terms)
+            record = Record(owner, self._note_death, fd, cookie, now, is_server, loop, site, terms)
         self.by_fd[fd] = record
         self._new.append(record)
 
@@ -182,7 +183,7 @@ def _take(queue: deque[Record], by_fd: FdTable[Record]) -> Iterator[Record]:
 
 def _announced_again(first: Entry, entry: Entry) -> Entry:
     """Keeps of one that was announced twice who opened it, on which loop and where; the terms are the later ones."""
-    return (*first[:5], entry[5] or first[5])
+    return (*first[:5], entry[5] or first[5], entry[6] or first[6])
 
 
 def _fd_of(transport: Any) -> int:

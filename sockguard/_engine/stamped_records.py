@@ -18,7 +18,8 @@ from sockguard._engine.terms import Terms
 __all__ = ["StampedEntry", "StampedRecord", "StampedRecords"]
 
 StampedEntry = tuple[Any, ...]
-"""An `Entry` of the registry; and, if the owner is neither a socket nor a transport, a weak reference to its socket."""
+"""An `Entry` of the registry without the cookie; and, if the owner is neither a socket nor a transport, a weak
+reference to its socket."""
 
 _serial = itertools.count(1)
 

@@ -44,7 +44,7 @@ def test_records_are_small_and_share_what_is_told_of_their_end():
     with connect() as c:
         registry = Registry()
         for sock in (c.client, c.server):
-            registry.opened.append((lambda sock=sock: sock, sock.fileno(), True, None, None, None))
+            registry.opened.append((lambda sock=sock: sock, sock.fileno(), True, None, None, None, None))
         first, second = registry.take_new(1.0)
         assert first.__callback__ is second.__callback__
         assert max(map(sys.getsizeof, (first, second))) <= 160

@@ -42,7 +42,7 @@ class Transport:
 
 
 def announce(registry: Registry, owner, fd: int, *, is_server=True) -> None:
-    registry.opened.append((weakref.ref(owner), fd, is_server, None, capture(), None))
+    registry.opened.append((weakref.ref(owner), fd, is_server, None, capture(), None, None))
 
 
 def test_what_is_opened_is_enlisted_at_the_tick():

@@ -3,6 +3,7 @@
 `transport.close()` waits until all that was written has left, and TLS until the peer has answered
 its farewell (30 s, in asyncio). Whether a peer that takes nothing is slow or gone, only progress
 tells: so the time that is allowed is one without progress, of bytes that have left or were acknowledged.
+Nor does time count in which the loop was blocked, as nothing could leave.
 
 close() of a descriptor with unread bytes makes the kernel send a RST, and the peer may lose the
 tail of the answer. Then a duplicate is kept until the transport has closed its own, and the
@@ -60,11 +61,12 @@ class Ender:
         self._call_later = later
 
     def _later(self, seconds: float, call: Callable[..., object], *args: Any) -> None:
-        """Has something called by the loop, to which no failure of ours must come."""
+        """Has something called by the loop, to which no failure of ours must come; with the seconds it comes late."""
+        due_at = _now() + seconds
 
         def run() -> None:
             try:
-                call(*args)
+                call(*args, max(0.0, _now() - due_at))
             except Exception as error:  # noqa: BLE001 - as it says
                 self._guard.failed("asyncio", error)
 
@@ -114,8 +116,9 @@ class Ender:
     def _watch(self, transport: Any, member: Member, patience: float, ending: Ending | None) -> None:
         before, since = _progress(transport, member)[:2], _now()  # what its peer still sends does not keep it open
 
-        def look() -> None:
+        def look(late: float) -> None:
             nonlocal before, since
+            since += late
             if fd_of_transport(transport) < 0:
                 if ending:
                     _tell_left_open(ending)
@@ -129,7 +132,7 @@ class Ender:
 
         self._later(patience / LOOKS, look)
 
-    def end_leaked(self, waited_for: Callable[[], list[Member]]) -> None:
+    def end_leaked(self, waited_for: Callable[[], list[Member]], late: float = 0.0) -> None:
         """Aborts, as long as there are any, those of a closed server's transports that nobody ends any more.
 
         That is after `drain_timeout` without progress, if the handler has ended and left its writer open, and
@@ -137,25 +140,26 @@ class Ender:
 
         Args:
             waited_for: Lists those that are open.
+            late: Seconds for which the loop was blocked since the last look.
         """
         members = waited_for()
         for member in members:
-            self._look_at_leaked(member, member.connection.policy)
+            self._look_at_leaked(member, member.connection.policy, late)
         if members:
             patience = min(member.connection.policy.drain_timeout or 1.0 for member in members)
             self._later(max(patience / LOOKS, len(members) * COST), self.end_leaked, waited_for)
 
-    def _look_at_leaked(self, member: Member, policy: Policy) -> None:
+    def _look_at_leaked(self, member: Member, policy: Policy, late: float) -> None:
         transport = member.transport()
         if policy.drain_timeout is None or policy.mode != "enforce" or not _is_leaked(member, policy):
             member.mark = None
             return
         reason, setting = _why(member)
         patience, progress, now = getattr(policy, setting), _progress(transport, member), _now()
-        if member.mark is None or member.mark[0] != progress:
-            member.mark = progress, now
-        elif patience is not None and now - member.mark[1] >= patience:
-            self._abort(transport, member, reason, setting, member.mark[1])
+        since = now if member.mark is None or member.mark[0] != progress else member.mark[1] + late
+        member.mark = progress, since
+        if patience is not None and now - since >= patience:
+            self._abort(transport, member, reason, setting, since)
 
 
 def _tell_left_open(ending: Ending) -> None:

@@ -699,34 +699,45 @@ def test_a_registered_number_is_shut_down_and_stays_open(scene, inner):
 
 
 @pytest.mark.needs_books
-def test_a_registered_number_that_is_another_connection_by_now_is_left_alone(scene):
-    """A number that was closed and given to another connection, without a word, is not shut down."""
+@pytest.mark.parametrize("was_seen", [False, True])
+def test_a_registered_number_that_is_another_connection_by_now_is_left_alone(scene, was_seen):
+    """A number that was closed and given to another connection, without a word, is not shut down.
+
+    Nor if that was before the guard first looked.
+    """
     _, ours = scene.connect()
     peer, new = scene.connect()
     fd = ours.detach()
     selector = scene.selector(selectors.PollSelector, half_close="close")
     selector.register(fd, READ)
-    scene.guard.tick(time.monotonic())  # it has taken in the one that is closed now
+    if was_seen:
+        scene.guard.tick(time.monotonic())
     os.dup2(new.fileno(), fd)
     peer.shutdown(socket.SHUT_WR)
     assert count_rounds(selector, lambda key, _: new.recv(10), 0.4, at_least=101) > 100
+    for seconds in range(3):
+        scene.guard.tick(time.monotonic() + seconds)
     new.send(b"alive")
     assert peer.recv(10) == b"alive" and scene.told() == []
     selector.unregister(fd)
     os.close(fd)
 
 
-def test_an_object_that_was_closed_and_whose_number_is_another_connection_is_left_alone(scene):
+@pytest.mark.parametrize("was_seen", [False, True])
+def test_an_object_that_was_closed_and_whose_number_is_another_connection_is_left_alone(scene, was_seen):
     """An object that the program closed without unregistering it does not drag the next one of its number along."""
     _, ours = scene.connect()
     peer, new = scene.connect()
     selector = scene.selector(selectors.PollSelector, half_close="close")
     fd = selector.register(ours, READ).fd
-    scene.guard.tick(time.monotonic())  # it has taken in the one that is closed now
+    if was_seen:
+        scene.guard.tick(time.monotonic())
     ours.close()
     os.dup2(new.fileno(), fd)
     peer.shutdown(socket.SHUT_WR)
     assert count_rounds(selector, lambda key, _: new.recv(10), 0.3, at_least=101) > 100
+    for seconds in range(3):
+        scene.guard.tick(time.monotonic() + seconds)
     new.send(b"alive")
     assert peer.recv(10) == b"alive" and scene.told() == []
     assert selector.unregister(ours).fileobj is ours
