@@ -19,7 +19,17 @@ from sockguard._core.connection import Connection, Reason, Step
 from sockguard._core.facts import TcpState
 from sockguard._core.policy import Policy
 
-__all__ = ["OWNER_PATIENCE", "TIMEOUTS", "Action", "Reason", "Verdict", "decide", "first_look_after", "next_at"]
+__all__ = [
+    "OWNER_PATIENCE",
+    "TIMEOUTS",
+    "Action",
+    "Reason",
+    "Verdict",
+    "decide",
+    "first_look_after",
+    "is_due",
+    "next_at",
+]
 
 _CLOSE, _CLOSE_WAIT = int(TcpState.CLOSE), int(TcpState.CLOSE_WAIT)
 
@@ -87,9 +97,18 @@ def _hung_up_since(c: Connection, policy: Policy) -> float | None:
     return c.stands_since if c.state == _CLOSE_WAIT and policy.half_close != "allow" else None
 
 
-def _dead_since(c: Connection, _: Policy) -> float | None:
-    # What died of a step of ours has its reason already.
-    return c.stands_since if c.state == _CLOSE and c.step is Step.NONE else None
+def _dead_since(c: Connection, policy: Policy) -> float | None:
+    """Tells since when a connection is over; what died of a step of ours has its reason already.
+
+    What it has received stays readable, and is lost if an event loop lets go of it. So with bytes unread
+    the time counts from one `fin_timeout` later, as in CLOSE_WAIT; and not at all where a half-closed
+    connection may stand for ever, as one that was closed by both ends looks the same.
+    """
+    if c.state != _CLOSE or c.step is not Step.NONE or c.stands_since is None:
+        return None
+    if not c.unread:
+        return c.stands_since
+    return None if policy.half_close == "allow" else c.stands_since + (policy.fin_timeout or 0.0)
 
 
 def _live_since(instant: Callable[[Connection], float | None]) -> Callable[[Connection, Policy], float | None]:
@@ -161,6 +180,11 @@ def decide(connection: Connection, policy: Policy, now: float) -> Verdict:
     return verdict._replace(action=Action.ASK_OWNER if is_next_abort else Action.SHUT_DOWN)
 
 
+def is_due(connection: Connection, policy: Policy, now: float) -> bool:
+    """Tells whether a connection is to be ended by any clause, whatever was done about it before."""
+    return _first_due(connection, policy, now).reason is not None
+
+
 def _first_due(c: Connection, policy: Policy, now: float) -> Verdict:
     if _may_close_at_eof(c, policy) and c.unread == 0 and not c.eof_unread:
         return Verdict(Action.KEEP, Reason.HALF_CLOSED, "half_close", None, now - (c.hung_up_at or 0.0))
@@ -170,7 +194,8 @@ def _first_due(c: Connection, policy: Policy, now: float) -> Verdict:
     for timeout in _timeouts(c):
         since, limit = timeout.since(c, policy), getattr(policy, timeout.setting)
         if since is not None and limit is not None and since + limit <= now:
-            return Verdict(Action.KEEP, timeout.reason, timeout.setting, limit, now - since)
+            stands_since = c.stands_since if timeout.reason is Reason.DEAD else None
+            return Verdict(Action.KEEP, timeout.reason, timeout.setting, limit, now - (stands_since or since))
     return KEEP
 
 

@@ -6,11 +6,12 @@ greenlets and forked children alike, and an owner that it can ask.
 """
 
 from collections.abc import Callable
+from typing import Any
 
-from sockguard._core.connection import Connection
+from sockguard._core.connection import Activity, Connection
 from sockguard._core.decide import Action, Verdict, decide
 from sockguard._core.policy import Policy
-from sockguard._engine.ladder import Ladder, history, let_go, or_let_go, spare_if_it_moved
+from sockguard._engine.ladder import Ladder, history, let_go, or_let_go, set_reset, spare_if_it_moved, still_due
 from sockguard._engine.record import Record
 from sockguard._kernel.activity import read_activity
 from sockguard._kernel.borrow import Borrower, Gone
@@ -44,11 +45,9 @@ class Enforcer:
         """
         policy = policy or record.policy_or(self.policy)
         with self._borrower.borrow(record.fd, record.cookie) as sock:
-            activity = read_activity(sock)
-            if policy.half_close == "close" and activity.unread == 0:
-                activity = activity._replace(eof_unread=is_eof_unread(sock, activity.state))
+            activity = _read(sock, policy)
             assert record.cookie is not None  # noqa: S101 - it is read when a connection is admitted
-            connection = spare_if_it_moved(history(record, activity, now, record.cookie), record)
+            connection = spare_if_it_moved(history(record, activity, now, record.cookie), record, policy)
             record.connection = connection
             verdict = or_let_go(decide(connection, policy, now), record)
             if record.names is None and (connection.is_hung_up or verdict.action is not Action.KEEP):
@@ -60,16 +59,22 @@ class Enforcer:
             let_go(record)
         return connection
 
-    def _is_still_due(self, record: Record) -> bool:
-        """Makes sure, on the loop's thread, that it is the same connection and stands where it stood."""
-        before = record.connection
-        if before is None:
-            return False
+    def _is_still_due(self, record: Record, policy: Policy, is_reset: bool) -> bool:
+        """Makes sure, on the loop's thread, that it is the same connection and to be ended still."""
         try:
             with self._borrower.borrow(record.fd, record.cookie) as sock:
-                after = read_activity(sock)
+                # What was shut down meanwhile has but its descriptor left to release.
+                is_due = record.is_ended_by_guard or still_due(record, _read(sock, policy), policy, record.cookie or 0)
+                if is_due and is_reset:
+                    set_reset(sock)
         except (Gone, OSError):
             return False
-        if record.is_ended_by_guard:  # it was shut down meanwhile: only the descriptor is left to release
-            return True
-        return (after.acked, after.received - after.unread) == (before.acked, before.received - before.unread)
+        return is_due
+
+
+def _read(sock: Any, policy: Policy) -> Activity:
+    """Reads what there is to know; of the peer's FIN only if the policy asks for it."""
+    activity = read_activity(sock)
+    if policy.half_close == "close" and activity.unread == 0:
+        return activity._replace(eof_unread=is_eof_unread(sock, activity.state))
+    return activity

@@ -10,13 +10,13 @@ from collections.abc import Callable
 from typing import Any
 
 from sockguard._core.connection import Activity, Connection, Step, begin, observe
-from sockguard._core.decide import KEEP, Action, Reason, Verdict
+from sockguard._core.decide import KEEP, Action, Reason, Verdict, is_due
 from sockguard._core.event_texts import describe_end
 from sockguard._core.policy import Policy
 from sockguard._engine.record import Record
 from sockguard._engine.transports import ask_to_abort
 
-__all__ = ["Ladder", "history", "let_go", "or_let_go", "spare_if_it_moved"]
+__all__ = ["Ladder", "history", "let_go", "or_let_go", "set_reset", "spare_if_it_moved", "still_due"]
 
 _STEPS = {
     Action.SEND_FIN: Step.FIN_SENT,
@@ -32,15 +32,15 @@ class Ladder:
     """Takes steps.
 
     Args:
-        is_still_due: Asked on a loop's thread, right before its transport aborts: is it that
-            connection, and has it not moved?
+        is_still_due: Asked on a loop's thread, right before its transport aborts: is it that connection,
+            and is it due by this policy still? If so, and told to, it sees to it that the end will be a reset.
         on_step: Called after each step that was taken, with record and verdict.
         reset: Resets a connection that somebody else owns.
     """
 
     def __init__(
         self,
-        is_still_due: Callable[[Record], bool],
+        is_still_due: Callable[[Record, Policy, bool], bool],
         on_step: Callable[[Record, Verdict], object],
         reset: Callable[[Any], object],
     ) -> None:
@@ -64,7 +64,7 @@ class Ladder:
         if policy.mode == "observe":
             action = Action.SHUT_DOWN  # what it would have come to; said once
         elif action is Action.ASK_OWNER:
-            action = self._ask_owner(record, sock, is_reset=is_reset)
+            action = self._ask_owner(record, policy, is_reset=is_reset)
         if policy.mode != "observe" and action in _HOW:
             self._shut_down(sock, action, is_reset=is_reset)
         if action is Action.SHUT_DOWN and policy.mode == "enforce":
@@ -72,10 +72,8 @@ class Ladder:
         record.connection = record.connection._replace(step=_STEPS[action], stepped_at=now)
         self._on_step(record, (record.verdict or KEEP)._replace(action=action))
 
-    def _ask_owner(self, record: Record, sock: Any, *, is_reset: bool) -> Action:
-        if is_reset:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-        is_asked = ask_to_abort(record, self._is_still_due, _without_loop)
+    def _ask_owner(self, record: Record, policy: Policy, *, is_reset: bool) -> Action:
+        is_asked = ask_to_abort(record, lambda asked: self._is_still_due(asked, policy, is_reset), _without_loop)
         return Action.ASK_OWNER if is_asked else Action.SHUT_DOWN
 
     def _shut_down(self, sock: Any, action: Action, *, is_reset: bool) -> None:
@@ -133,9 +131,29 @@ def history(record: Record, activity: Activity, now: float, cookie: int) -> Conn
     return connection._replace(demand=record.terms.demand, is_expected=record.terms.expected is not None)
 
 
-def spare_if_it_moved(connection: Connection, record: Record) -> Connection:
+def still_due(record: Record, activity: Activity, policy: Policy, cookie: int) -> bool:
+    """Tells whether a connection that was to be ended still is, by a look that is later than the verdict.
+
+    It is if nothing has moved since, in either direction. Else the policy is asked again: bytes that have
+    come or gone save one that was idle, and not one that is too old.
+    """
+    before = record.connection
+    if before is None:
+        return False
+    if (activity.acked, activity.received, activity.unread) == (before.acked, before.received, before.unread):
+        return True
+    return is_due(history(record, activity, before.looked_at, cookie), policy, before.looked_at)
+
+
+def set_reset(sock: Any) -> None:
+    """Has the next close() of a connection send a RST, and drop what is not sent."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+
+
+def spare_if_it_moved(connection: Connection, record: Record, policy: Policy) -> Connection:
     """Starts the ladder again for a connection that moved after its owner was asked, and before he did it."""
-    if connection.step is Step.OWNER_ASKED and not connection.is_quiet:
+    was_asked = connection.step is Step.OWNER_ASKED and not connection.is_quiet
+    if was_asked and not is_due(connection, policy, connection.looked_at):
         record.verdict = None
         if record.terms is not None:
             record.terms.verdict = None

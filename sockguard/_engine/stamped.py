@@ -22,7 +22,7 @@ from sockguard._core.connection import Activity, Connection
 from sockguard._core.decide import Action, decide, next_at
 from sockguard._core.policy import Policy
 from sockguard._engine.announcer import Announcer
-from sockguard._engine.ladder import Ladder, history, let_go, or_let_go, spare_if_it_moved
+from sockguard._engine.ladder import Ladder, history, let_go, or_let_go, set_reset, spare_if_it_moved, still_due
 from sockguard._engine.record import Record
 from sockguard._engine.stamped_records import StampedRecord, StampedRecords
 from sockguard._engine.turns import Turns
@@ -136,7 +136,7 @@ class StampedSweep:
         connection = history(record, activity, self._now, record.serial)
         if drains:  # the peer reads: that moves bytes, though no call of ours returns
             connection = connection._replace(moved_at=self._now, is_quiet=False)
-        record.connection = connection = spare_if_it_moved(connection, record)
+        record.connection = connection = spare_if_it_moved(connection, record, policy)
         verdict = or_let_go(decide(connection, policy, self._now), record)
         if record.names is None and (connection.is_hung_up or verdict.action is not Action.KEEP):
             record.names = read_names(sock)
@@ -182,8 +182,8 @@ def _keep_alive(sock: Any, policy: Policy) -> None:
             apply_keepalive(sock, policy.keepalive)
 
 
-def _is_still_due(record: Record) -> bool:
-    """Makes sure, on the loop's thread, that a connection stands where it stood."""
+def _is_still_due(record: Record, policy: Policy, is_reset: bool) -> bool:
+    """Makes sure, on the loop's thread, that a connection is to be ended still."""
     before, sock = record.connection, _socket_of(record)
     if before is None or sock is None or not isinstance(record, StampedRecord):
         return False
@@ -194,9 +194,12 @@ def _is_still_due(record: Record) -> bool:
         return False
     if _has_drained(queue_before, record.queue):
         return False
-    if record.is_ended_by_guard:  # it was shut down meanwhile: only the descriptor is left to release
-        return True
-    return (after.acked, after.received - after.unread) == (before.acked, before.received - before.unread)
+    # What was shut down meanwhile has but its descriptor left to release.
+    is_due = record.is_ended_by_guard or still_due(record, after, policy, record.serial)
+    if is_due and is_reset:
+        with contextlib.suppress(OSError):
+            set_reset(sock)
+    return is_due
 
 
 def _socket_of(record: Record) -> Any:

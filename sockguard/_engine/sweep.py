@@ -228,11 +228,12 @@ class Sweep:
 
     def _leak_at(self, record: Record, connection: Connection) -> float | None:
         """Tells when a connection that stands still is to be reported."""
-        leak_after = record.policy_or(self._policy).leak_after
+        policy = record.policy_or(self._policy)
         is_over = connection.is_expected or record.reported is not None or record.is_ended_by_guard
-        if is_over or leak_after is None or connection.stands_since is None:
+        is_over |= record.verdict is not None and policy.mode == "enforce"  # it is being ended, and that was told
+        if is_over or policy.leak_after is None or connection.stands_since is None:
             return None
-        return connection.stands_since + leak_after
+        return connection.stands_since + policy.leak_after
 
     def _take_in(self, findings: Findings) -> None:
         for record in findings.closed:

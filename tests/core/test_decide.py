@@ -145,6 +145,8 @@ def test_table_in_the_documentation_is_that_of_the_clauses() -> None:
         case(Policy(fin_timeout=None), connection(CLOSE_WAIT), id="for ever"),
         case(Policy(fin_timeout=None, half_close="close"), connection(CLOSE_WAIT, unread=1), id="unread, for ever"),
         case(Policy(fin_timeout=None), connection(CLOSE), id="dead for ever"),
+        case(POLICY, connection(CLOSE, unread=1), id="dead, and there is a second time-out for reading"),
+        case(Policy(half_close="allow"), connection(CLOSE, unread=1), id="closed by both, and not read yet"),
         case(Policy(), connection(LAST_ACK, hung_up_at=OPENED), id="closed by its owner, not acknowledged"),
         case(Policy(first_byte_timeout=5), connection(received=1), id="first byte came"),
         case(Policy(first_byte_timeout=5), connection(is_server=False), id="we connected"),
@@ -209,7 +211,10 @@ def test_lifetimes_of_neighbours_end_apart() -> None:
         case(connection(CLOSE_WAIT, unread=1, has_loop=True), Action.SEND_FIN, id="unread: abort() would lose it"),
         case(connection(CLOSE), Action.KEEP, id="dead: there is nothing to end"),
         case(connection(CLOSE, has_loop=True), Action.ASK_OWNER, id="dead: the descriptor is the loop's to close"),
-        case(connection(CLOSE, has_loop=True, unread=1), Action.ASK_OWNER, id="dead, unread: no FIN can go out"),
+        case(
+            connection(CLOSE, has_loop=True, unread=1, hung_up_at=NOW - 120, moved_at=NOW - 120), Action.ASK_OWNER,
+            id="dead, unread, and nobody has read for a second time-out: no FIN can go out",
+        ),
     ],
 )  # fmt: skip
 def test_first_step(c: Connection, action: Action) -> None:

@@ -292,6 +292,10 @@ class Loop:
         self.sock = transport.get_extra_info("socket")
         return self.driven.adopt(self.raw)
 
+    async def pause(self):
+        """Has the transport read nothing."""
+        self.transport.pause_reading()
+
     @property
     def raw(self):
         """The transport's own socket, a private name of asyncio."""
@@ -371,6 +375,104 @@ def test_a_connection_that_moved_before_its_loop_came_round_is_spared(looped):
         d.tick(1.5)
         assert state_of(running.raw) == CLOSE_WAIT
         assert not record.is_ended_by_guard
+
+
+@contextlib.contextmanager
+def asked(**policy):
+    """A connection on a loop that is blocked while its owner is asked to let it go; gives its ends, and lets go on."""
+    with driven(leak_after=None, **policy) as d:
+        running = Loop(d)
+        with socket.create_connection(running.do(running.serve())) as client:
+            running.do(running.adopt())
+            d.tick()
+            gate = threading.Event()
+            running.loop.call_soon_threadsafe(gate.wait, 30)
+            d.tick(6)
+            assert [step for _, step in d.closed()] == ["owner_asked"]
+
+            def go_on():
+                gate.set()
+                running.do(asyncio.sleep(0.05))
+                d.tick(0.25)
+
+            yield client, running, go_on
+        running.end()
+
+
+def test_a_request_that_arrives_before_its_loop_comes_round_is_not_lost():
+    """Nobody has read it yet, but the connection is idle no more."""
+    with asked(idle_timeout=5) as (client, running, go_on):
+        client.sendall(b"request")
+        eventually(lambda: read_activity(running.raw).unread)
+        go_on()
+        assert running.sock.fileno() >= 0
+        running.raw.send(b"answer")
+        assert client.recv(9) == b"answer"
+
+
+def test_bytes_that_move_do_not_save_what_is_too_old():
+    """Else a connection that is busy all the time would never be ended for its age."""
+    with asked(max_lifetime=5, max_lifetime_jitter=None) as (client, running, go_on):
+        client.sendall(b"request")
+        eventually(lambda: read_activity(running.raw).unread)
+        go_on()
+        assert eventually(lambda: running.sock.fileno() == -1)
+
+
+def test_one_that_is_spared_ends_without_a_reset_later():
+    """`on_timeout="reset"` is for the end that it was meant for, not for the program's own close()."""
+    with asked(idle_timeout=5, on_timeout="reset") as (client, running, go_on):
+        client.sendall(b"request")
+        eventually(lambda: read_activity(running.raw).unread)
+        go_on()
+        assert running.raw.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8) == bytes(8)
+
+
+def test_one_that_is_aborted_gets_the_reset_that_was_meant():
+    """Its peer sees it."""
+    with asked(idle_timeout=5, on_timeout="reset") as (client, _, go_on):
+        go_on()
+        with pytest.raises(ConnectionResetError):
+            client.recv(9)
+
+
+def test_what_both_ends_have_closed_can_be_read_for_a_second_time_out():
+    """A loop that lets go of it would throw away what the peer has sent."""
+    with driven(leak_after=None, fin_timeout=5) as d:
+        running = Loop(d)
+        with socket.create_connection(running.do(running.serve())) as client:
+            running.do(running.adopt())
+            running.do(running.pause())
+            client.sendall(b"the answer")
+        eventually(lambda: state_of(running.raw) == CLOSE_WAIT)
+        running.raw.shutdown(socket.SHUT_WR)
+        eventually(lambda: state_of(running.raw) == CLOSE)
+        d.tick()
+        d.tick(6)
+        assert (running.sock.fileno() >= 0, d.closed()) == (True, [])
+        d.tick(5)
+        assert eventually(lambda: running.sock.fileno() == -1)
+        assert d.closed() == [("dead", "owner_asked")]
+        running.end()
+
+
+@pytest.mark.parametrize(("leak_after", "n_told"), [(5, 0), (2, 1)])
+def test_what_is_being_ended_is_not_told_as_a_leak_after_that(leak_after, n_told):
+    """Where both times are the same, its end is the news; where the leak is due before, it comes first."""
+    with driven(fin_timeout=5, leak_after=leak_after) as d:
+        running = Loop(d)
+        with socket.create_connection(running.do(running.serve())):
+            running.do(running.adopt())
+        eventually(lambda: state_of(running.raw) == CLOSE_WAIT)
+        d.tick()
+        gate = threading.Event()
+        running.loop.call_soon_threadsafe(gate.wait, 30)
+        for _ in range(6):
+            d.tick(1)
+        gate.set()
+        eventually(lambda: running.sock.fileno() == -1)
+        assert (len(d.told("leak_detected")), d.closed()[0]) == (n_told, ("half_closed", "owner_asked"))
+        running.end()
 
 
 def test_a_raw_socket_on_a_loop_has_no_transport_and_is_shut_down(looped):
