@@ -227,11 +227,10 @@ class Sweep:
             self._announcer.cleared(record, "moved")
 
     def _leak_at(self, record: Record, connection: Connection) -> float | None:
-        """Tells when a connection that stands still is to be reported."""
+        """Tells when a connection that stands still is to be reported; one that is being ended was told of."""
         policy = record.policy_or(self._policy)
-        is_over = connection.is_expected or record.reported is not None or record.is_ended_by_guard
-        is_over |= record.verdict is not None and policy.mode == "enforce"  # it is being ended, and that was told
-        if is_over or policy.leak_after is None or connection.stands_since is None:
+        is_told = record.reported is not None or (record.verdict is not None and policy.mode == "enforce")
+        if is_told or connection.is_expected or policy.leak_after is None or connection.stands_since is None:
             return None
         return connection.stands_since + policy.leak_after
 
