@@ -40,7 +40,11 @@ class Process:
 
 
 running: Process | None = None
-_stopped_for_fork: list[Process] = []
+_stopped_for_fork: dict[int, list[Process]] = {}
+"""By thread, as several may fork at once, and each has to undo what it has done itself."""
+_due_soon: list[Process] = []
+"""What goes on when os.fork() is over."""
+_this_thread = native("_thread", "get_ident")
 _has_fork_hooks = _has_late_hook = False
 _beginning = native("_thread", "RLock")()  # a signal handler may come here while its thread is in here
 
@@ -104,7 +108,7 @@ def _hook_forks() -> None:
 
 def _before_fork() -> None:
     if running is not None:
-        _stopped_for_fork.append(running)
+        _stopped_for_fork.setdefault(_this_thread(), []).append(running)
         running.teller.pause()
         running.guard.before_fork()
         if COUNTS_LATE and not _has_late_hook:
@@ -115,28 +119,39 @@ def _hook_late() -> None:
     """Has the guard go on right after os.fork(), and not in its hook, as the former will count our thread."""
     global _has_late_hook  # noqa: PLW0603
     with contextlib.suppress(ImportError, OSError, AttributeError):  # no ctypes: then there will be a warning
-        os.register_at_fork(after_in_parent=caller_soon(_go_on))
+        os.register_at_fork(after_in_parent=caller_soon(_go_on_late))
         _has_late_hook = True
 
 
 def _after_fork_in_parent() -> None:
-    # A fork by another thread is warned of anyway.
-    if not (_has_late_hook and is_main_thread()):
-        _go_on()
+    mine = _stopped_for_fork.get(_this_thread())
+    if not mine:
+        return  # a guard was made meanwhile
+    stopped = mine.pop()
+    if not mine:
+        del _stopped_for_fork[_this_thread()]
+    if _has_late_hook and is_main_thread():
+        _due_soon.append(stopped)
+    else:
+        _go_on(stopped)  # a fork by another thread is warned of anyway
 
 
-def _go_on() -> None:
-    if _stopped_for_fork:  # both hooks come here
-        stopped = _stopped_for_fork.pop()
-        if stopped is running:
-            stopped.guard.after_fork_in_parent()
-        stopped.teller.resume()
+def _go_on_late() -> None:
+    while _due_soon:  # nothing, where another thread has forked
+        _go_on(_due_soon.pop())
+
+
+def _go_on(stopped: Process) -> None:
+    if stopped is running:
+        stopped.guard.after_fork_in_parent()
+    stopped.teller.resume()
 
 
 def _after_fork_in_child() -> None:
     global _beginning  # noqa: PLW0603
     _beginning = native("_thread", "RLock")()  # a thread that is not in the child may have held it
     _stopped_for_fork.clear()
+    _due_soon.clear()
     if running is not None:
         running.teller.after_fork_in_child()
         running.guard.after_fork_in_child()

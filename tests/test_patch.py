@@ -407,6 +407,32 @@ thread.join()
     assert run_program(sys.executable, PATIENT + program) == ["0 3"]
 
 
+def test_threads_that_fork_at_once_leave_the_guard_at_work():
+    """However their forks overlap: it goes on in the parent, and in each child."""
+    program = """
+import os, sockguard, threading, warnings
+warnings.simplefilter("ignore")
+guard = sockguard.install()
+statuses = []
+barrier = threading.Barrier(3)
+def fork():
+    for _ in range(20):
+        barrier.wait()
+        pid = os.fork()
+        if not pid:
+            os._exit(not guard.driver.is_running)
+        statuses.append(os.waitpid(pid, 0)[1])
+threads = [threading.Thread(target=fork) for _ in range(2)]
+for thread in threads:
+    thread.start()
+fork()
+for thread in threads:
+    thread.join()
+print(statuses.count(0), guard.driver.is_running)
+"""
+    assert run_program(sys.executable, PATIENT + program) == ["60 True"]
+
+
 def test_a_forked_child_can_uninstall():
     """In the child it is as exact, and the parent's guard does not notice."""
     program = """

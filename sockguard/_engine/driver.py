@@ -7,6 +7,9 @@ stopping waits until the system has no such thread any more, not until it says g
 And starting waits until it is there: Python counts a thread (`_thread._count()`) only once
 it runs, and whoever counts right after a fork must find as many as before it.
 
+Several threads may fork at once, and stopping lets the others run. So forks pause it, and pauses are
+counted: the second one finds no thread, and must not conclude that there is none to go on with.
+
 No signal is for it. A program that blocks a signal in all its threads, to take it by
 sigwait(), would be killed by it in one that it does not know of.
 
@@ -37,6 +40,7 @@ SIGNALS = signal.valid_signals() - {getattr(signal, name) for name in _OF_FAULTS
 # Taken once, here: tests of the program put mocks in the place of such functions, which must not
 # count our calls, nor answer them.
 _start_thread, _new_lock = native("_thread", "start_new_thread"), native("_thread", "allocate_lock")
+_new_rlock = native("_thread", "RLock")
 _native_id = native("_thread", "get_native_id" if hasattr(threading, "get_native_id") else "get_ident")
 _pause = native("time", "sleep")
 _now, _stat = monotonic, os.stat
@@ -55,6 +59,10 @@ class Driver:
         self._every = every
         self._sleep, self._presence = _new_lock(), _new_lock()
         self._is_stopped = True
+        self._changing = _new_rlock()  # again and again, as a signal handler may fork while its thread is in here
+        self._n_pauses = 0
+        self._goes_on = False
+        """The thread is to be there after the last pause."""
         self._thread_id: int | None = None
         self._next_tick_at = -math.inf
         self.is_behind = False
@@ -81,13 +89,18 @@ class Driver:
         return self._next_tick_at
 
     def start(self) -> None:
-        """Starts the thread.
+        """Starts the thread; in a pause, has it start at the end of that.
 
         Raises:
             RuntimeError: The system has none left.
         """
-        if not self._is_stopped:
-            return  # by another thread that has forked meanwhile
+        with self._changing:
+            if self._n_pauses:
+                self._goes_on = True
+            elif self._is_stopped:
+                self._begin()
+
+    def _begin(self) -> None:
         self._is_stopped = False
         self._sleep, self._presence, is_there = _new_lock(), _new_lock(), _new_lock()
         for lock in (self._sleep, self._presence, is_there):
@@ -121,6 +134,30 @@ class Driver:
 
     def stop(self) -> None:
         """Stops the thread, and waits until the system has no such thread any more."""
+        with self._changing:
+            self._goes_on = False
+            self._end()
+
+    def pause(self) -> None:
+        """Stops the thread until `resume`; of pauses that overlap, until the last of these."""
+        with self._changing:  # so a second one waits for the end of the thread, too
+            self._goes_on = self._goes_on or self.is_running
+            self._n_pauses += 1
+            self._end()
+
+    def resume(self) -> None:
+        """Undoes one `pause`. In a forked child it undoes all, after `forget`.
+
+        Raises:
+            RuntimeError: The system has no thread left.
+        """
+        with self._changing:
+            self._n_pauses = max(0, self._n_pauses - 1)
+            if self._goes_on and not self._n_pauses:
+                self._goes_on = False
+                self.start()
+
+    def _end(self) -> None:
         if self._is_stopped:
             return
         self._is_stopped = True
@@ -139,7 +176,9 @@ class Driver:
         return True
 
     def forget(self) -> None:
-        """Takes note, in a forked child, that the thread did not come along."""
+        """Takes note, in a forked child, that the thread did not come along, nor any other that has paused it."""
+        self._changing = _new_rlock()
+        self._n_pauses = 0
         self._is_stopped = True
         self._thread_id = None
 

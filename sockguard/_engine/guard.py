@@ -86,8 +86,6 @@ class Guard:
         self._is_answering = False
         self._ticking = native("_thread", "allocate_lock")()
         self.driver = Driver(self.tick)
-        self._goes_on = False
-        """A thread ran before the fork; if not, a selector drives it."""
         self.tick_if_driven = self.driver.tick_if_driven
         self._opened: Callable[[Entry], object] = self._first_opened
 
@@ -102,19 +100,19 @@ class Guard:
 
     def change_policy(self, policy: Policy) -> None:
         """Goes on with another policy for the connections that have none of their own."""
-        was_running = self.driver.is_running
-        self.driver.stop()
-        with self._ticking:  # a selector may tick in another thread
-            was_open, before = self._sweep.is_open, self._stamped
-            self._sweep.close()
-            self._sweep, self._stamped = self._follow(policy)
-            self._stamped.take_over(before)
-            self.endings.stamped = before.records
-            if was_open:
-                self._sweep.open()
-                self._sweep.start_anew()
-        if was_running:
-            self.driver.start()
+        self.driver.pause()
+        try:
+            with self._ticking:  # a selector may tick in another thread
+                was_open, before = self._sweep.is_open, self._stamped
+                self._sweep.close()
+                self._sweep, self._stamped = self._follow(policy)
+                self._stamped.take_over(before)
+                self.endings.stamped = before.records
+                if was_open:
+                    self._sweep.open()
+                    self._sweep.start_anew()
+        finally:
+            self.driver.resume()
 
     def __enter__(self) -> Self:
         return self
@@ -228,11 +226,10 @@ class Guard:
 
     def before_fork(self) -> None:
         """Stops the thread: a fork must not find one."""
-        self._goes_on = self.driver.is_running
-        self.driver.stop()
+        self.driver.pause()
 
     def after_fork_in_parent(self) -> None:
-        """Goes on."""
+        """Goes on, unless another thread is about to fork, too: then that one does."""
         is_ours = self._ticking.acquire(True, A_TICK)  # a selector may tick in another thread
         try:
             self.registry.after_fork(_now())
@@ -240,8 +237,7 @@ class Guard:
         finally:
             if is_ours:
                 self._ticking.release()
-        if self._goes_on:
-            _start_again(self.driver, self.failed)
+            _go_on(self.driver, self.failed)
 
     def after_fork_in_child(self) -> None:
         """Goes on in the child, with a watch of its own and what it has inherited."""
@@ -254,12 +250,11 @@ class Guard:
         self.lingering.close()
         self._control.after_fork_in_child()
         self._sweep.start_anew()
-        if self._goes_on:
-            _start_again(self.driver, self.failed)
+        _go_on(self.driver, self.failed)
 
 
-def _start_again(driver: Driver, failed: Failures) -> None:
+def _go_on(driver: Driver, failed: Failures) -> None:
     try:
-        driver.start()
+        driver.resume()
     except RuntimeError as error:  # no thread is to be had; what a hook of os.fork() raises, Python prints
         failed("fork", error)

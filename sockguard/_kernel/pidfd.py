@@ -39,21 +39,26 @@ no_fork = native("_thread", "RLock")()
 MAX_WAIT = 1.0
 """Seconds that a fork waits for a duplicate to be given back. It takes microseconds, unless a finalizer of the
 program runs in that moment on our thread, and waits for a lock that the forking thread holds."""
-_has_waited: list[bool] = []
+_holders: list[int] = []
+"""The threads that fork and have got it, as often as they have: of two at once, one may have waited in vain."""
+_this_thread = native("_thread", "get_ident")
 
 
 def _before_fork() -> None:
-    _has_waited.append(no_fork.acquire(timeout=MAX_WAIT))
+    if no_fork.acquire(timeout=MAX_WAIT):
+        _holders.append(_this_thread())
 
 
 def _after_fork_in_parent() -> None:
-    if _has_waited.pop():
+    if _this_thread() in _holders:
+        _holders.remove(_this_thread())
         no_fork.release()
 
 
 def _after_fork_in_child() -> None:
-    if _has_waited.pop():
-        no_fork.release()
+    _holders[:] = [thread for thread in _holders if thread == _this_thread()]
+    if _holders:
+        _after_fork_in_parent()
     else:
         no_fork._at_fork_reinit()  # noqa: SLF001 - what threading does with its own; who held it is not in the child
 

@@ -1,5 +1,6 @@
 """The guard's own thread: there when it is started, gone from the system when it is stopped, and no one's business."""
 
+import contextlib
 import os
 import signal
 import threading
@@ -181,6 +182,111 @@ def test_a_forked_child_starts_its_own(make, ticks):
     assert succeeded(child)
     n_before = len(ticks)
     assert eventually(lambda: len(ticks) > n_before)
+
+
+def test_pauses_can_overlap(make):
+    """Two threads that fork at once each pause it, and the one that is done first must not find it stopped for ever."""
+    before, made = tasks(), make()
+    made.start()
+    made.pause()
+    made.pause()
+    made.resume()
+    assert (made.is_running, tasks() - before) == (False, set())
+    made.resume()
+    assert (made.is_running, len(tasks() - before)) == (True, 1)
+
+
+def test_a_second_pause_waits_until_the_thread_is_gone(make, monkeypatch):
+    """As the first one does: whoever comes back from it may fork."""
+    begun, gate = threading.Event(), threading.Event()
+    monkeypatch.setattr(driver, "MAX_WAIT", 60.0)
+    before, made = tasks(), make(0.001, lambda _: begun.set() or gate.wait(60))
+    made.start()
+    assert begun.wait(20)
+    (thread_of_ours,) = tasks() - before
+    found: list[bool] = []
+
+    def pause():
+        made.pause()
+        found.append(thread_of_ours in tasks())
+
+    threads = [threading.Thread(target=pause) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    eventually(lambda: not made.is_running)
+    assert found == []
+    gate.set()
+    for thread in threads:
+        thread.join()
+    assert found == [False, False]
+
+
+def test_what_did_not_run_before_a_pause_does_not_run_after_it(make):
+    """One that a selector drives has no thread to go on with."""
+    made = make()
+    made.pause()
+    made.resume()
+    assert not made.is_running
+
+
+def test_what_is_started_in_a_pause_runs_after_it(make):
+    """A thread that installs the guard while another one forks: the fork finds no thread, and it begins after it."""
+    before, made = tasks(), make()
+    made.pause()
+    made.start()
+    assert not tasks() - before
+    made.resume()
+    assert made.is_running
+
+
+def test_what_is_stopped_in_a_pause_stays_stopped(make):
+    """The end of the guard is not undone by a fork that began before it."""
+    made = make()
+    made.start()
+    made.pause()
+    made.stop()
+    made.resume()
+    assert not made.is_running
+
+
+def test_a_child_waits_for_no_thread_that_was_about_to_fork(make):
+    """It alone is in the child: no other one will resume there what it has paused, nor let go of what it has locked."""
+    made = make()
+    made.start()
+    made.pause()
+    made.pause()
+
+    def goes_on_in_child() -> bool:
+        made.forget()
+        made.resume()
+        is_running = made.is_running
+        made.stop()
+        return is_running
+
+    with held(made._changing):  # noqa: SLF001
+        child = fork(goes_on_in_child)
+    assert succeeded(child)
+    made.resume()
+    made.resume()
+    assert made.is_running
+
+
+@contextlib.contextmanager
+def held(lock):
+    """Has another thread hold a lock."""
+    is_held, is_over = threading.Event(), threading.Event()
+
+    def hold():
+        with lock:
+            is_held.set()
+            is_over.wait(60)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert is_held.wait(60)
+    yield
+    is_over.set()
+    thread.join()
 
 
 def test_without_proc_stopping_waits_for_the_last_word_of_the_thread(make, monkeypatch):

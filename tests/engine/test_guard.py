@@ -159,6 +159,46 @@ with socket.create_server(("127.0.0.1", 0)) as listener, vanished(listener) as o
 """
 
 
+def test_forks_of_two_threads_leave_the_guard_running():
+    """The one that comes second finds the thread stopped already, and both go on with one."""
+    with driven() as d:
+        d.guard.start()
+        d.guard.before_fork()
+        d.guard.before_fork()
+        d.guard.after_fork_in_parent()
+        assert not d.guard.driver.is_running
+        d.guard.after_fork_in_parent()
+        assert d.guard.driver.is_running
+
+
+def test_a_fork_while_the_policy_changes_leaves_the_guard_running(monkeypatch):
+    """Neither the fork nor the change takes the other's rest for the end."""
+    with driven() as d:
+        d.guard.start()
+        follow = d.guard._follow  # noqa: SLF001
+
+        def fork_meanwhile(policy):
+            d.guard.before_fork()
+            return follow(policy)
+
+        monkeypatch.setattr(d.guard, "_follow", fork_meanwhile)
+        d.guard.change_policy(Policy(idle_timeout=7))
+        assert not d.guard.driver.is_running
+        d.guard.after_fork_in_parent()
+        assert d.guard.driver.is_running
+
+
+def test_what_fails_after_a_fork_does_not_keep_the_guard_from_going_on(monkeypatch):
+    """What a hook of os.fork() raises is printed, and nobody comes back for it."""
+    with driven() as d:
+        d.guard.start()
+        d.guard.before_fork()
+        monkeypatch.setattr(d.guard.registry, "after_fork", raising)
+        with pytest.raises(ZeroDivisionError):
+            d.guard.after_fork_in_parent()
+        assert d.guard.driver.is_running
+
+
 def test_a_fork_waits_for_the_tick_of_another_thread():
     """One that a selector drives: what was opened is enlisted by one thread at a time."""
     with driven() as d, connect() as c:

@@ -273,3 +273,25 @@ def test_fork_does_not_wait_for_whom_it_holds_up_itself() -> None:
     lender.join()
     assert is_through.is_set()
     assert succeeded(child)
+
+
+def test_a_fork_that_waited_in_vain_leaves_the_lock_to_the_one_that_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two threads fork at once, and the first one is held up by somebody else's hook: each undoes what it has done."""
+    monkeypatch.setattr(pidfd, "MAX_WAIT", 0.001)
+    has_begun, may_end = threading.Event(), threading.Event()
+
+    def fork_slowly() -> None:
+        pidfd._before_fork()  # noqa: SLF001 - as os.fork() does
+        has_begun.set()
+        may_end.wait(60)
+        pidfd._after_fork_in_parent()  # noqa: SLF001
+
+    first = threading.Thread(target=fork_slowly)
+    first.start()
+    assert has_begun.wait(60)
+    pidfd._before_fork()  # noqa: SLF001
+    may_end.set()
+    first.join()
+    pidfd._after_fork_in_parent()  # noqa: SLF001
+    assert pidfd.no_fork.acquire(timeout=20)
+    pidfd.no_fork.release()
