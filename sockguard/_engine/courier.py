@@ -24,6 +24,7 @@ from typing import Generic, TypeVar
 
 from sockguard._engine.green import Hub, green_library
 from sockguard._kernel.natives import monotonic, native
+from sockguard._kernel.signal_masks import mask_of_new_thread, set_mask
 
 __all__ = ["MAX_QUEUE", "Courier"]
 
@@ -90,12 +91,14 @@ class Courier(Generic[T]):
         if library:
             return self._hub.spawn(library, self._run, at_work)
         try:
-            threading.Thread(target=self._run_native, args=(at_work,), name=self._name, daemon=True).start()
+            mask = mask_of_new_thread()
+            threading.Thread(target=self._run_native, args=(at_work, mask), name=self._name, daemon=True).start()
         except RuntimeError:  # too many threads, or the interpreter is about to end
             return False
         return True
 
-    def _run_native(self, at_work: _thread.LockType) -> None:
+    def _run_native(self, at_work: _thread.LockType, mask: set[int]) -> None:
+        set_mask(mask)
         # One that has let the lock go may not have ended yet.
         self._native_ids = [*filter(_is_there, self._native_ids), native("_thread", "get_native_id")()]
         self._run(at_work)

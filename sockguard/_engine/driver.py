@@ -11,7 +11,8 @@ Several threads may fork at once, and stopping lets the others run. So forks pau
 counted: the second one finds no thread, and must not conclude that there is none to go on with.
 
 No signal is for it. A program that blocks a signal in all its threads, to take it by
-sigwait(), would be killed by it in one that it does not know of.
+sigwait(), would be killed by it in one that it does not know of. For the same reason a thread that it starts, for what
+is logged, does not block nothing, but what the thread did that started the driver (`signal_masks.py`).
 
 Where there is no /proc, stopping can only wait for the last word of the thread, which is a
 few instructions before its end; and Windows has neither forks nor signals that threads could block.
@@ -20,7 +21,6 @@ few instructions before its end; and Windows has neither forks nor signals that 
 import contextlib
 import math
 import os
-import signal
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -28,14 +28,12 @@ from typing import Any
 from sockguard._core.timers import TICK
 from sockguard._engine.turns import MOST, SOON
 from sockguard._kernel.natives import monotonic, native
+from sockguard._kernel.signal_masks import block_signals, own_mask
 
 __all__ = ["Driver"]
 
 MAX_WAIT = 1.0
 """Seconds that starting and stopping wait at most: a fork must not hang on us."""
-_OF_FAULTS = ("SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGABRT")
-SIGNALS = signal.valid_signals() - {getattr(signal, name) for name in _OF_FAULTS if hasattr(signal, name)}
-"""All but those of a fault, which come to the thread that caused it; blocked, they would kill past `faulthandler`."""
 
 # Taken once, here: tests of the program put mocks in the place of such functions, which must not
 # count our calls, nor answer them.
@@ -63,6 +61,8 @@ class Driver:
         self._n_pauses = 0
         self._goes_on = False
         """The thread is to be there after the last pause."""
+        self._mask: set[int] = set()
+        """What the thread blocks that called `start`; not the one that forks, as some block all signals for it."""
         self._thread_id: int | None = None
         self._next_tick_at = -math.inf
         self.is_behind = False
@@ -95,10 +95,10 @@ class Driver:
             RuntimeError: The system has none left.
         """
         with self._changing:
-            if self._n_pauses:
+            if self._is_stopped:
+                self._mask = own_mask()
                 self._goes_on = True
-            elif self._is_stopped:
-                self._begin()
+                self._go_on()
 
     def _begin(self) -> None:
         self._is_stopped = False
@@ -114,7 +114,7 @@ class Driver:
         is_there.acquire(timeout=MAX_WAIT)
 
     def _run(self, sleep: Any, presence: Any, is_there: Any) -> None:
-        _block_signals()
+        block_signals(self._mask)
         self._thread_id = _native_id()
         is_there.release()
         try:
@@ -153,9 +153,12 @@ class Driver:
         """
         with self._changing:
             self._n_pauses = max(0, self._n_pauses - 1)
-            if self._goes_on and not self._n_pauses:
-                self._goes_on = False
-                self.start()
+            self._go_on()
+
+    def _go_on(self) -> None:
+        if self._goes_on and not self._n_pauses:
+            self._goes_on = False
+            self._begin()
 
     def _end(self) -> None:
         if self._is_stopped:
@@ -181,12 +184,6 @@ class Driver:
         self._n_pauses = 0
         self._is_stopped = True
         self._thread_id = None
-
-
-def _block_signals() -> None:
-    """Blocks all signals in this thread, where threads can."""
-    if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
 
 
 def _leave_no_dummy() -> None:

@@ -10,7 +10,9 @@ import pytest
 
 from forks import fork, succeeded
 from sockguard._engine import driver
-from sockguard._engine.driver import SIGNALS, Driver
+from sockguard._engine.courier import Courier
+from sockguard._engine.driver import Driver
+from sockguard._kernel.signal_masks import SIGNALS
 from waiting import eventually
 
 LONG = 3600.0
@@ -134,6 +136,60 @@ def test_the_thread_takes_no_signal_of_the_programs(make):
     eventually(lambda: masks)
     assert masks[0] >= SIGNALS - {signal.SIGKILL, signal.SIGSTOP}
     assert not masks[0] & {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT}
+
+
+@pytest.fixture
+def delivered():
+    """The signals that are blocked where something is handed over, each time."""
+    return []
+
+
+@pytest.fixture
+def tells(make, delivered):
+    """A driver whose ticks have something handed over."""
+    courier = Courier(lambda _: delivered.append(signal.pthread_sigmask(signal.SIG_BLOCK, ())), "sockguard-log")
+    made = make(0.001, lambda _: courier.put(None) or courier.wake())
+    yield made
+    made.stop()
+    assert courier.flush(20.0)
+    eventually(lambda: not [thread for thread in threading.enumerate() if thread.name == "sockguard-log"])
+
+
+@contextlib.contextmanager
+def blocked(*signals):
+    """Blocks signals in this thread for a while."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def test_a_thread_that_it_starts_takes_the_signals_that_the_programs_take(tells, delivered):
+    """What a log handler starts there inherits that: all blocked, it could not be terminated."""
+    with blocked(signal.SIGUSR1):
+        expected = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        tells.start()
+        eventually(lambda: delivered)
+    assert delivered[0] == expected
+
+
+def test_a_thread_that_it_starts_blocks_what_the_main_thread_blocks_by_now(tells, delivered):
+    """A program that has begun to take a signal by sigwait() is not killed by it there."""
+    tells.start()
+    with blocked(signal.SIGUSR2):
+        assert eventually(lambda: delivered and signal.SIGUSR2 in delivered[-1])
+    assert eventually(lambda: signal.SIGUSR2 not in delivered[-1])
+
+
+def test_a_fork_with_all_signals_blocked_changes_nothing_of_that(tells, delivered):
+    """Some block them while they fork, and that is the thread that has ours go on."""
+    tells.start()
+    tells.pause()
+    with blocked(*SIGNALS):
+        tells.resume()
+    delivered.clear()
+    assert eventually(lambda: delivered and signal.SIGTERM not in delivered[-1])
 
 
 def test_threading_does_not_list_it_even_if_a_finalizer_asks(make):
