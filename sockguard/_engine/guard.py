@@ -8,6 +8,7 @@ import _socket
 import contextlib
 import sys
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, Self
 
@@ -214,12 +215,24 @@ class Guard:
         return is_behind
 
     def start(self) -> None:
-        """Starts the guard's own thread."""
+        """Starts the guard's own thread, and takes connections in again if it was stopped."""
+        if self.registry.opened.maxlen is not None:
+            self._opened = self._first_opened
+            _take_in_by(deque(), deque(), self.registry, self._stamped)
+            self.descriptors.sheds_dead = self.descriptors.sheds_always
         self.driver.start()
 
     def stop(self) -> None:
-        """Ends the thread and gives the descriptors back; connections stay as they are."""
+        """Ends the thread and gives the descriptors back; connections stay as they are.
+
+        The program may have kept what was wrapped, and call it for ever. What that announces from now on is dropped:
+        nobody would take it out of the queues.
+        """
         self.driver.stop()
+        dropped: deque[Any] = deque(maxlen=0)
+        _take_in_by(dropped, dropped, self.registry, self._stamped)
+        self._opened = dropped.append
+        self.descriptors.sheds_dead = False
         self._control.close()
         self._sweep.close()
         self.lingering.close()
@@ -251,6 +264,11 @@ class Guard:
         self._control.after_fork_in_child()
         self._sweep.start_anew()
         _go_on(self.driver, self.failed)
+
+
+def _take_in_by(opened: deque[Entry], stamped_opened: deque[Any], registry: Registry, stamped: StampedSweep) -> None:
+    registry.opened = opened
+    stamped.opened = stamped.records.opened = stamped_opened
 
 
 def _go_on(driver: Driver, failed: Failures) -> None:

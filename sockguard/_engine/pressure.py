@@ -21,14 +21,19 @@ PRESSURE_FOR = 10.0
 
 
 class DescriptorWatch:
-    """Watches how many descriptors are used."""
+    """Watches how many descriptors are used.
 
-    def __init__(self) -> None:
+    Args:
+        sheds_always: accept() should close connections that are over, short of descriptors or not.
+    """
+
+    def __init__(self, *, sheds_always: bool = False) -> None:
+        self.sheds_always = sheds_always
         self.used = 0
         self.limit: int | None = None
         self.refused_at: float | None = None
         """When accept() last failed with EMFILE or ENFILE."""
-        self.sheds_dead = False
+        self.sheds_dead = sheds_always
         """Whether accept() should close connections that are over before they are served."""
         self._is_near = False
 

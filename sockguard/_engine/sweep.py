@@ -80,9 +80,9 @@ class Sweep:
         self._ghosts = Ghosts(registry, policy, announcer.ghost_leak, announcer.ghost_end)
         self._queues = QueueWatch(policy.leak_after)
         self._stalls = stalls
-        self.descriptors = DescriptorWatch()
+        sheds_always = policy.shed_dead_on_accept == "always" and policy.mode == "enforce"
+        self.descriptors = DescriptorWatch(sheds_always=sheds_always)
         self._watched_at = -WATCH_EVERY
-        self.descriptors.sheds_dead = policy.shed_dead_on_accept == "always" and policy.mode == "enforce"
         self._is_queue_full = False
 
     def run(self, now: float, most: int = sys.maxsize) -> bool:

@@ -10,12 +10,15 @@ import pytest
 from guarded import driven
 from interpreters import PATIENT, run_program
 from loopback import connect, listen, vanished_peer
+from sockguard._core.books import Books
 from sockguard._core.policy import Policy
 from sockguard._engine import guard as module
 from sockguard._engine.failures import MAX_FAILURES
 from sockguard._engine.guard import Guard
+from sockguard._engine.terms import Terms
 from sockguard.adapters import stdlib
 from sockguard.adapters.wrapping import Wrappings
+from waiting import eventually
 
 # Read by each program below.
 TOOLS = """
@@ -378,6 +381,61 @@ def test_a_guard_without_an_end_of_its_own_can_be_left():
         pass
     guard.stop()
     assert ends == ["over"]
+
+
+def make_terms(*, books):
+    """Explicit terms, as of a wrapper, with books of its own or without."""
+    return Terms(None, books=Books(0.0)) if books else Terms(None)
+
+
+def waiting(guard):
+    """Counts what was opened since the last tick."""
+    return len(guard.registry.opened), len(guard._stamped.records.opened)  # noqa: SLF001
+
+
+@pytest.mark.parametrize("books", [False, True])
+def test_a_guard_that_is_stopped_takes_nothing_in(books):
+    """A program may keep what was wrapped, and call it for ever; nobody would take out what piles up there."""
+    with driven() as d, connect() as c:
+        d.guard.adopt(c.server, c.server, True, terms=make_terms(books=books))
+        d.guard.stop()
+        assert waiting(d.guard) == (0, 0)
+        d.guard.adopt(c.client, c.client, False, terms=make_terms(books=books))
+        assert waiting(d.guard) == (0, 0)
+        assert not d.guard._sweep.is_open  # noqa: SLF001 - it takes no descriptors either
+        assert not d.events
+
+
+@pytest.mark.parametrize("books", [False, True])
+def test_a_guard_that_is_started_again_takes_connections_in(books):
+    """As if it had never been stopped."""
+    with driven() as d, connect() as c:
+        d.guard.stop()
+        d.guard.start()
+        d.guard.driver.stop()
+        d.guard.adopt(c.server, c.server, True, terms=make_terms(books=books))
+        assert waiting(d.guard) == ((0, 1) if books else (1, 0))
+        d.tick()
+        assert (len(d.guard.registry.by_fd), len(d.guard._stamped.records)) == ((0, 1) if books else (1, 0))  # noqa: SLF001
+
+
+def test_a_guard_that_is_stopped_has_nothing_closed_at_accept():
+    """Nor does it tell of it: the program goes on as without a guard, until that is started again."""
+    with driven(shed_dead_on_accept="always") as d:
+        assert d.guard.descriptors.sheds_dead
+        d.guard.stop()
+        assert not d.guard.descriptors.sheds_dead
+        d.guard.start()
+        assert d.guard.descriptors.sheds_dead
+
+
+def test_a_start_loses_nothing_that_was_opened_before_it():
+    """Such as by a guard that a selector drives, when somebody comes who needs a thread."""
+    with driven() as d, connect() as c:
+        d.guard.adopt(c.server, c.server, True)
+        d.guard.start()
+        d.guard.start()
+        eventually(lambda: c.server.fileno() in d.guard.registry.by_fd)
 
 
 def test_the_end_of_a_tick_is_told():
