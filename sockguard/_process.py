@@ -14,7 +14,7 @@ from sockguard._kernel.natives import native
 from sockguard.adapters.wrapping import Wrappings
 from sockguard.outputs.logs import LogOutput
 
-__all__ = ["Process", "begin", "end", "running"]
+__all__ = ["Process", "begin", "end", "running", "turn"]
 
 
 class Process:
@@ -49,6 +49,12 @@ _has_fork_hooks = _has_late_hook = False
 _beginning = native("_thread", "RLock")()  # a signal handler may come here while its thread is in here
 
 
+def turn() -> contextlib.AbstractContextManager[object]:
+    """Gives the lock that is held while the guard of this process is made or ended: by one thread at a time."""
+    lock: contextlib.AbstractContextManager[object] = _beginning
+    return lock
+
+
 def begin(policy: Policy) -> Process:
     """Makes the guard of this process; without patches, and without a thread yet."""
     global running  # noqa: PLW0603 - process-wide is the point
@@ -63,7 +69,8 @@ def begin(policy: Policy) -> Process:
 def end() -> None:
     """Ends the guard of this process. Connections stay as they are. Without a guard it does nothing."""
     global running
-    ended, running = running, None
+    with turn():
+        ended, running = running, None
     if ended is None:
         return
     atexit.unregister(end)
@@ -78,7 +85,7 @@ def end() -> None:
 def _share(thread: bool) -> Guard:
     process = running
     if process is None or not process.is_shared or (thread and not process.guard.driver.is_running):
-        with _beginning:  # two threads may open their first connections at once
+        with turn():  # two threads may open their first connections at once
             process = running or begin(Policy.from_environment(os.environ))
             process.is_shared = True
             if thread:

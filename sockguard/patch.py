@@ -39,9 +39,14 @@ def install(policy: Policy | None = None, **fields: object) -> Guard:
         RuntimeError: The system gives us no thread.
     """
     wanted = _policy_of(policy, fields)
+    with _process.turn():
+        return _install(wanted, is_explicit=policy is not None or bool(fields))
+
+
+def _install(wanted: Policy, *, is_explicit: bool) -> Guard:
     present = _process.running
     if present is not None and present.is_installed:
-        _refuse_another(present.guard.policy, wanted, is_explicit=policy is not None or bool(fields))
+        _refuse_another(present.guard.policy, wanted, is_explicit=is_explicit)
         return present.guard
     require_books("guarding connections by the kernel's books")
     process = present or _process.begin(wanted)
@@ -71,6 +76,11 @@ def uninstall() -> None:
 
     Wrappers of the program's own go on, with the policy that they had before.
     """
+    with _process.turn():
+        _uninstall()
+
+
+def _uninstall() -> None:
     process = _process.running
     if process is None or not process.is_installed:
         return

@@ -291,6 +291,39 @@ def test_a_guard_outlives_the_thread_that_installed_it():
         eventually(lambda: client.fileno() in guards[0].registry.by_fd)
 
 
+def at_once(function, n=4):
+    """Calls a function in several threads at once, and gives what it gave."""
+    given, barrier = [], threading.Barrier(n)
+
+    def call():
+        barrier.wait(60)
+        given.append(function())
+
+    threads = [threading.Thread(target=call) for _ in range(n)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return given
+
+
+def test_threads_that_install_at_once_get_the_same_guard():
+    """And what they wrap is wrapped once; threads that uninstall at once undo it once."""
+    before, threads_before = names_of(socket.socket), n_threads()
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(20):
+            guards = at_once(sockguard.install)
+            assert [id(guard) for guard in guards] == [id(current_guard())] * 4
+            assert not hasattr(vars(socket.socket)["accept"].__wrapped__, "__wrapped__")
+            at_once(sockguard.uninstall)
+            assert names_of(socket.socket) == before
+    finally:
+        sys.setswitchinterval(interval)
+    assert n_threads() == threads_before
+
+
 # --- Threads ---
 
 
