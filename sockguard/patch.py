@@ -5,6 +5,7 @@ each name then refers to the very object that it referred to before.
 """
 
 import dataclasses
+import functools
 import os
 
 from sockguard import _process
@@ -30,7 +31,8 @@ def install(policy: Policy | None = None, **fields: object) -> Guard:
         **fields: Single fields of the policy instead, such as `fin_timeout=30`.
 
     Returns:
-        The guard; as a context manager it uninstalls itself at the end.
+        The guard; as a context manager it uninstalls itself at the end, of blocks within each other at that of
+        the outermost.
 
     Raises:
         PolicyError: A field makes no sense.
@@ -65,7 +67,7 @@ def _install(wanted: Policy, *, is_explicit: bool) -> Guard:
 
 def _put_in_place(process: _process.Process) -> None:
     """Wraps what is imported already, and has the rest wrapped when it is."""
-    process.guard.on_exit = uninstall
+    process.guard.on_exit = functools.partial(uninstall)  # another one each time: a block ends what it began with
     for adapter in (stdlib, gevent, uvloop):
         for hook in adapter.hooks(process.guard):
             process.wrappings.add(hook)
@@ -85,12 +87,12 @@ def _uninstall() -> None:
     if process is None or not process.is_installed:
         return
     process.is_installed = False
+    process.guard.on_exit = None
     if not process.is_shared:
         _process.end()
         return
     unregister_all()
     process.wrappings.undo()
-    process.guard.on_exit = None
     process.guard.change_policy(process.policy_before or Policy.from_environment(os.environ))
 
 

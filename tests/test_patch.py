@@ -18,9 +18,10 @@ from wrapt import importer
 import sockguard
 from interpreters import PATIENT, run_program
 from loopback import listen
-from sockguard import patch
+from sockguard import _process, patch
+from sockguard._core.policy import Policy
 from sockguard._engine import driver
-from sockguard._engine.current import current_guard
+from sockguard._engine.current import current_guard, shared_guard
 from waiting import eventually
 
 WRAPPED = ("accept", "connect", "connect_ex")
@@ -270,6 +271,46 @@ def test_it_is_a_context_manager():
         fail()
     assert current_guard() is None
     assert names_of(socket.socket) == before
+
+
+def test_the_outermost_block_uninstalls():
+    """A test or a function that guards itself does not take the guard away from whoever calls it."""
+    with sockguard.install(fin_timeout=30) as guard:
+        with sockguard.install() as same:
+            assert same is guard
+        assert current_guard() is guard
+        assert guard.driver.is_running
+        with pytest.raises(KeyError), sockguard.install():
+            raise KeyError
+        assert current_guard() is guard
+    assert current_guard() is None
+
+
+def test_uninstall_in_a_block_uninstalls_at_once():
+    """And the end of the block leaves a guard alone that was installed after it, be it the same one again."""
+    with sockguard.install(), sockguard.install():
+        sockguard.uninstall()
+        assert current_guard() is None
+        guard = sockguard.install()
+    assert current_guard() is guard
+    with sockguard.install():
+        pass
+    assert current_guard() is None
+
+
+def test_uninstall_in_a_block_is_heeded_where_a_wrapper_keeps_the_guard():
+    """Then it is the same guard that is installed again."""
+    guard = shared_guard()
+    try:
+        with sockguard.install():
+            sockguard.uninstall()
+            assert sockguard.install(fin_timeout=7) is guard
+        assert guard.policy.fin_timeout == 7
+        with sockguard.install():
+            pass
+        assert guard.policy == Policy()
+    finally:
+        _process.end()
 
 
 def test_uninstall_without_a_guard_does_nothing():

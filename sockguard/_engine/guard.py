@@ -45,7 +45,7 @@ _now = monotonic
 class Guard:
     """Watches the TCP connections of this process, and ends by policy those that are over.
 
-    Made by `sockguard.install()`. As a context manager it uninstalls itself at the end.
+    Made by `sockguard.install()`. As a context manager it uninstalls itself at the end of the outermost block.
 
     Args:
         policy: What is wanted.
@@ -67,7 +67,8 @@ class Guard:
         counter: Counter | None = None,
     ) -> None:
         self.on_exit: Callable[[], object] | None = None
-        """What leaving the `with` does."""
+        """What leaving the outermost `with` does, if it is still what it was when that was entered."""
+        self._blocks: list[Callable[[], object] | None] = []
         self.failed = Failures(tell)
         self.registry = Registry()
         self.stalls = StallWatch()
@@ -116,11 +117,13 @@ class Guard:
             self.driver.resume()
 
     def __enter__(self) -> Self:
+        self._blocks.append(self.on_exit)
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.on_exit is not None:
-            self.on_exit()
+        on_exit = self._blocks.pop()
+        if on_exit is not None and on_exit is self.on_exit and on_exit not in self._blocks:
+            on_exit()
 
     def _first_opened(self, entry: Entry) -> None:
         self._opened = self.registry.opened.append

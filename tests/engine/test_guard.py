@@ -374,8 +374,10 @@ def test_a_transport_that_fails_is_told_of():
 def test_a_guard_without_an_end_of_its_own_can_be_left():
     """As a context manager it does what it was given to do, once, and nothing where it was given nothing."""
     ends: list[str] = []
-    with Guard(Policy(), lambda *_: None) as guard:
-        guard.on_exit = lambda: ends.append("over")
+    guard = Guard(Policy(), lambda *_: None)
+    guard.on_exit = lambda: ends.append("over")
+    with guard:
+        pass
     guard.stop()
     with Guard(Policy(), lambda *_: None) as guard:
         pass
