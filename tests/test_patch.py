@@ -11,13 +11,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping
+from unittest import mock
 
 import pytest
 from wrapt import importer
 
 import sockguard
 from interpreters import PATIENT, run_program
-from loopback import listen
+from loopback import connect, listen
 from sockguard import _process, patch
 from sockguard._core.policy import Policy
 from sockguard._engine import driver
@@ -93,6 +94,54 @@ def test_a_guard_after_a_guard_wraps_once():
         assert not hasattr(vars(socket.socket)["accept"].__wrapped__, "__wrapped__")
         sockguard.uninstall()
     assert names_of(socket.socket) == before
+
+
+@pytest.fixture
+def _own_class() -> Iterator[None]:
+    """Leaves the class as it was, whatever is put in there for good."""
+    before = {name: vars(socket.socket).get(name) for name in WRAPPED}
+    yield
+    sockguard.uninstall()
+    for name, value in before.items():
+        if value is not None:
+            setattr(socket.socket, name, value)
+        elif name in vars(socket.socket):
+            delattr(socket.socket, name)
+
+
+@pytest.mark.usefixtures("_own_class")
+@pytest.mark.parametrize("name", WRAPPED)
+def test_what_is_put_on_top_of_ours_stays(name):
+    """A mock, or a wrapper of another library: uninstall() takes away what is ours, and only that."""
+    sockguard.install()
+    with mock.patch.object(socket.socket, name) as on_top:
+        sockguard.uninstall()
+        assert vars(socket.socket)[name] is on_top
+
+
+@pytest.mark.usefixtures("_own_class")
+@pytest.mark.parametrize("name", WRAPPED)
+def test_what_somebody_has_deleted_stays_so(name):
+    """It is no error."""
+    sockguard.install()
+    delattr(socket.socket, name)
+    sockguard.uninstall()
+    assert name not in vars(socket.socket)
+
+
+@pytest.mark.usefixtures("_own_class")
+def test_what_is_ours_and_put_back_later_does_nothing():
+    """A mock that ends after uninstall() restores what it has found. That goes on calling the original."""
+    guard = sockguard.install()
+    with mock.patch.object(socket.socket, "accept"), mock.patch.object(socket.socket, "connect"):
+        sockguard.uninstall()
+    n_fds = len(own_fds())
+    with connect() as c:
+        c.client.sendall(b"x")
+        assert c.server.recv(1) == b"x"
+    assert (len(own_fds()), len(guard.registry.opened), guard.failed.count) == (n_fds, 0, 0)
+    with sockguard.install() as guard, connect() as c:
+        eventually(lambda: c.client.fileno() in guard.registry.by_fd)
 
 
 LIBRARY = """

@@ -31,7 +31,12 @@ def _import_wrapt() -> Any:
 
 
 class Wrappings:
-    """What was wrapped, in order; `undo` restores every name to the very object that it referred to."""
+    """What was wrapped, in order; `undo` restores every name to the very object that it referred to.
+
+    A name that refers to somebody else's by then is left alone: a mock that a test has put on top of ours, or a wrapper
+    of another library. It may call ours still, or put it back. Then that calls the original, and a stopped guard
+    drops what it announces.
+    """
 
     def __init__(self) -> None:
         self._wrapt = _import_wrapt()
@@ -65,7 +70,17 @@ class Wrappings:
             setattr(owner, name, functools.wraps(theirs)(wrapper.make(theirs)))
         else:
             self._wrapt.wrap_function_wrapper(owner, name, wrapper)
-        self._undo.append((lambda: setattr(owner, name, original)) if is_own else (lambda: delattr(owner, name)))
+        ours = vars(owner).get(name)
+
+        def restore() -> None:
+            if vars(owner).get(name) is not ours:
+                return  # somebody has put a mock or a wrapper on top of it, and will put it back
+            if is_own:
+                setattr(owner, name, original)
+            else:
+                delattr(owner, name)
+
+        self._undo.append(restore)
 
     def undo(self) -> None:
         """Undoes it all, the last first."""
