@@ -25,13 +25,15 @@ def hooks(guard: Guard) -> list[Hook]:
     return [
         Hook("uvloop", "Loop.create_server", adopter.create_server),
         Hook("uvloop", "Loop.create_connection", adopter.create_connection),
+        Hook("uvloop", "Loop.connect_accepted_socket", adopter.connect_accepted_socket),
     ]
 
 
-class _Client(NamedTuple):
-    """A protocol for a connection that we make. Its class does not say so: that of streams serves both sides."""
+class _Awaited(NamedTuple):
+    """A protocol for one connection that is asked for. Its class does not say of which side: streams' serves both."""
 
     protocol: weakref.ref[Any]
+    is_server: bool
     site: Site
 
 
@@ -41,7 +43,7 @@ class _Adopter:
     def __init__(self, guard: Guard) -> None:
         self._guard = guard
         self._watched: set[type] = set()
-        self._clients: dict[int, _Client] = {}
+        self._awaited: dict[int, _Awaited] = {}
 
     def create_server(self, wrapped: Callable[..., Any], _: Any, args: Arguments, kwargs: dict[str, Any]) -> Any:
         """Stands in front of the method of this name."""
@@ -50,7 +52,14 @@ class _Adopter:
     def create_connection(self, wrapped: Callable[..., Any], _: Any, args: Arguments, kwargs: dict[str, Any]) -> Any:
         """Stands in front of the method of this name; only here the stack tells who wants the connection."""
         site = capture(2)
-        return self._call(wrapped, args, kwargs, lambda protocol: self._watch_client(protocol, site))
+        return self._call(wrapped, args, kwargs, lambda protocol: self._await(protocol, False, site))
+
+    def connect_accepted_socket(
+        self, wrapped: Callable[..., Any], _: Any, args: Arguments, kwargs: dict[str, Any]
+    ) -> Any:
+        """Stands in front of the method of this name: accept() announced the socket, which the transport now owns."""
+        site = capture(2)
+        return self._call(wrapped, args, kwargs, lambda protocol: self._await(protocol, True, site))
 
     def _call(
         self, method: Callable[..., Any], args: Arguments, kwargs: dict[str, Any], watch: Callable[[Any], object]
@@ -82,27 +91,27 @@ class _Adopter:
         if self._guard.wrap is not None and not kind.__flags__ & IMMUTABLE:
             self._guard.wrap(kind, "connection_made", Replacement(self._replace))
 
-    def _watch_client(self, protocol: Any, site: Site) -> None:
+    def _await(self, protocol: Any, is_server: bool, site: Site) -> None:
         self._watch(protocol)
-        key, clients = id(protocol), self._clients
+        key, awaited = id(protocol), self._awaited
 
         def forget(gone: weakref.ref[Any]) -> None:
-            if key in clients and clients[key].protocol is gone:
-                del clients[key]
+            if key in awaited and awaited[key].protocol is gone:
+                del awaited[key]
 
-        clients[key] = _Client(weakref.ref(protocol, forget), site)
+        awaited[key] = _Awaited(weakref.ref(protocol, forget), is_server, site)
 
     def _replace(self, theirs: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-        guard, clients = self._guard, self._clients
+        guard, awaited = self._guard, self._awaited
 
         def connection_made(self: Any, transport: Any) -> Any:
             loop = running_loop()
             if type(loop).__module__.startswith("uvloop"):
-                client = clients.get(id(self))
-                if client is None or client.protocol() is not self:
+                known = awaited.get(id(self))
+                if known is None or known.protocol() is not self:
                     guard.adopt_transport(transport, loop, True)
                 else:
-                    guard.adopt_transport(transport, loop, False, client.site)
+                    guard.adopt_transport(transport, loop, known.is_server, known.site)
             return theirs(self, transport)
 
         return connection_made

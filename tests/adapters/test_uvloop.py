@@ -99,6 +99,43 @@ def test_a_leak_is_ended_by_abort():
     assert run(LEAKS) == ["True", "True []"]
 
 
+ACCEPTED = """
+sockguard.install(fin_timeout=0.5, leak_after=None)
+
+class Keeps(asyncio.Protocol):
+    transport = None
+    def connection_made(self, transport):
+        self.transport = transport
+    def eof_received(self):
+        return True  # keep the transport open
+    def connection_lost(self, error):
+        self.transport = None
+
+async def main():
+    loop = asyncio.get_running_loop()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        client = socket.create_connection(listener.getsockname())
+        accepted, _ = await loop.sock_accept(listener)
+    assert await until(lambda: all(r.cookie for r in records()))  # the guard has taken the socket object for its owner
+    transport, protocol = await loop.connect_accepted_socket(Keeps, accepted)
+    fd = transport.get_extra_info("socket").fileno()
+    await until(lambda: any(r() is transport for r in records()))
+    [record] = [r for r in records() if r.fd == fd]
+    print(record() is transport, record.is_server, record.site.frames()[0].endswith(" in main"))
+    client.close()
+    print(await until(lambda: protocol.transport is None), accepted.fileno(), failures())
+
+uvloop.run(main())
+"""
+
+
+@pytest.mark.slow
+def test_an_accepted_socket_that_is_handed_over_is_ended_by_its_transport():
+    """accept() has announced the socket; from connect_accepted_socket() on, only the transport can free it."""
+    assert run(ACCEPTED) == ["True True True", "True -1 []"]
+
+
 BLOCKED = """
 import threading
 sockguard.install(fin_timeout=0.5, leak_after=None)
@@ -151,6 +188,9 @@ class Loop:
     def create_connection(self, protocol_factory, *rest):
         return protocol_factory()
 
+    def connect_accepted_socket(self, protocol_factory, sock, *rest):
+        return protocol_factory()
+
     def is_closed(self):
         return False
 
@@ -191,16 +231,19 @@ class Protocol:
         self.got.append(transport)
 
 
+METHODS = [("create_server", True), ("create_connection", False), ("connect_accepted_socket", True)]
+
+
 @pytest.mark.parametrize("by_name", [False, True])
-@pytest.mark.parametrize(("method", "is_server"), [("create_server", True), ("create_connection", False)])
+@pytest.mark.parametrize(("method", "is_server"), METHODS)
 def test_a_factory_is_passed_on(loop, by_name, method, is_server):
     """By position or by name; the protocol is the program's own, and gets its transport."""
 
     class Mine(Protocol):
         pass
 
-    create = getattr(loop, method)
-    protocol = create(protocol_factory=Mine) if by_name else create(Mine)
+    create, rest = getattr(loop, method), {"sock": None} if method == "connect_accepted_socket" else {}
+    protocol = create(protocol_factory=Mine, **rest) if by_name else create(Mine, **rest)
     transport = Transport()
     protocol.connection_made(transport)
     assert (type(protocol), protocol.got) == (Mine, [transport])
@@ -229,11 +272,11 @@ def test_nothing_is_kept_of_protocols_that_are_gone(loop, monkeypatch):
     for _ in range(100):
         create(lambda factory: factory(), loop, (Protocol,), {})
     kept = [create(lambda factory: factory(), loop, (Protocol,), {})]
-    assert list(adopter._clients) == [id(kept[0])]  # noqa: SLF001
+    assert list(adopter._awaited) == [id(kept[0])]  # noqa: SLF001
     create(lambda factory: factory(), loop, (lambda: kept[0],), {})  # the same once more
-    assert list(adopter._clients) == [id(kept[0])]  # noqa: SLF001
+    assert list(adopter._awaited) == [id(kept[0])]  # noqa: SLF001
     kept.clear()
-    assert adopter._clients == {}  # noqa: SLF001
+    assert adopter._awaited == {}  # noqa: SLF001
 
 
 def test_another_loop_is_none_of_ours(loop, monkeypatch):
