@@ -23,10 +23,10 @@ from sockguard._core.decide import Action, decide, next_at
 from sockguard._core.policy import Policy
 from sockguard._engine.announcer import Announcer
 from sockguard._engine.ladder import Ladder, history, let_go, or_let_go, set_reset, spare_if_it_moved, still_due
+from sockguard._engine.probes import keep_alive
 from sockguard._engine.record import Record
 from sockguard._engine.stamped_records import StampedRecord, StampedRecords
 from sockguard._engine.turns import Turns
-from sockguard._kernel.keepalive import apply_keepalive
 from sockguard._kernel.names import read_names
 from sockguard._kernel.one_socket import fd_of
 from sockguard._kernel.portable import is_connected, read_queue, read_stamps
@@ -128,7 +128,7 @@ class StampedSweep:
         if record.connection is None and record.fd >= 0:
             if not record.is_server and not record.books.received_bytes and not is_connected(sock):
                 return False
-            _keep_alive(sock, record.policy_or(self._policy))
+            keep_alive(sock, record.policy_or(self._policy))
         return True
 
     def _judge(self, record: StampedRecord, sock: Any, activity: Activity, *, drains: bool) -> None:
@@ -174,12 +174,6 @@ class _Handle:
 def _end_orderly(handle: _Handle) -> None:
     """Ends a connection by a FIN where a reset is wanted, which only its owner could do everywhere."""
     handle.shutdown(socket.SHUT_RDWR)
-
-
-def _keep_alive(sock: Any, policy: Policy) -> None:
-    if policy.keepalive is not None and policy.mode == "enforce":
-        with contextlib.suppress(OSError):  # a sandbox refuses
-            apply_keepalive(sock, policy.keepalive)
 
 
 def _is_still_due(record: Record, policy: Policy, is_reset: bool) -> bool:

@@ -7,7 +7,6 @@ there is a connection: most processes of a machine never have one, and some of t
 which descriptors they have (of CPython's own tests, test_subprocess lists those of a child).
 """
 
-import contextlib
 import sys
 from typing import Any
 
@@ -24,6 +23,7 @@ from sockguard._engine.enforcement import Enforcer
 from sockguard._engine.established import EstablishedScan
 from sockguard._engine.ghosts import Ghosts
 from sockguard._engine.pressure import DescriptorWatch, QueueWatch
+from sockguard._engine.probes import keep_alive
 from sockguard._engine.record import Record
 from sockguard._engine.registry import Registry, welcome
 from sockguard._engine.stalls import StallWatch
@@ -32,7 +32,6 @@ from sockguard._engine.terms import Demands
 from sockguard._engine.turns import Turns
 from sockguard._kernel.activity import was_ever_connected
 from sockguard._kernel.borrow import Borrower, Gone
-from sockguard._kernel.keepalive import apply_keepalive
 from sockguard._kernel.natives import native
 from sockguard._kernel.one_socket import read_cookie, read_facts
 from sockguard._kernel.own_fds import NO_DESCRIPTOR
@@ -76,7 +75,7 @@ class Sweep:
         self._to_look: Turns[int] = Turns()
         """Descriptors of which something was heard, or whose time has come; told once, so they are kept until done."""
         self._strangers = Strangers(registry)
-        self._established = EstablishedScan(registry)
+        self._established = EstablishedScan(registry, policy)
         self._ghosts = Ghosts(registry, policy, announcer.ghost_leak, announcer.ghost_end)
         self._queues = QueueWatch(policy.leak_after)
         self._stalls = stalls
@@ -104,8 +103,8 @@ class Sweep:
             self._look_at_those_due(most)
         if findings := self._strangers.scan_if_due(now):
             self._take_in(findings)
-        if self._clauses.usual.first_look_after is not None:
-            self._welcome(self._established.scan_if_due(now))
+        if most == sys.maxsize or self._clauses.usual.first_look_after is not None:
+            self._welcome(self._established.scan_if_due(now))  # in a thread of the program's not for keepalive alone
         if now - self._watched_at >= WATCH_EVERY:
             self._watched_at = now
             self._watch_host()
@@ -179,7 +178,7 @@ class Sweep:
                 record.cookie = record.cookie or read_cookie(sock)
                 if not record.has_object:
                     _correct_side(record, sock)
-                _keep_alive(sock, clauses.policy)
+                keep_alive(sock, clauses.policy)
         except (Gone, OSError):
             self._registry.forget(record)
             return False
@@ -252,8 +251,8 @@ class Sweep:
             if (old := self._registry.by_fd.get(record.fd)) is not None:
                 self._on_close(old)
             welcome(self._registry, record)
-            self._peers.add(record.fd)
-            self._look(record)
+            if self._admit(record):
+                self._look(record)
 
     def _watch_host(self) -> None:
         is_newly_near = self.descriptors.check()
@@ -279,12 +278,6 @@ def _correct_side(record: Record, sock: Any) -> None:
     was_opened_by_us = opened_by_us(facts) if facts is not None else None
     if was_opened_by_us is not None and was_opened_by_us == record.is_server:
         record.is_server, record.loop, record.site, record.terms = not was_opened_by_us, None, None, None
-
-
-def _keep_alive(sock: Any, policy: Policy) -> None:
-    if policy.keepalive is not None and policy.mode == "enforce":
-        with contextlib.suppress(OSError):  # a sandbox refuses: then the kernel will find no dead peer
-            apply_keepalive(sock, policy.keepalive)
 
 
 def _is_established(sock: Any) -> bool:

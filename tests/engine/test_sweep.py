@@ -12,7 +12,7 @@ import pytest
 from guarded import driven
 from loopback import connect, listen, reset, state_of, vanished_peer
 from sockguard import Keepalive
-from sockguard._engine import strangers, sweep
+from sockguard._engine import established, strangers, sweep
 from sockguard._kernel.one_socket import read_cookie
 from waiting import eventually
 
@@ -64,6 +64,47 @@ def test_no_keepalive_where_the_policy_says_so(fields):
         d.adopt(c.server)
         d.tick()
         assert keepalive_of(c.server)[0] == 0
+
+
+def scans_now(d, monkeypatch):
+    """Has the guard look for established connections that nobody announced, however many sockets this machine has."""
+    monkeypatch.setattr(established, "PER_SOCKET", 0.0)
+    d.guard._sweep._established._due_at = 0.0  # noqa: SLF001
+
+
+def test_what_nobody_announced_is_kept_alive_too(monkeypatch):
+    """Passed by a message, made before install() or by a C library: a peer that vanishes from it is to be found."""
+    with connect() as c, driven(keepalive=Keepalive(idle=7, interval=3, count=2)) as d:
+        scans_now(d, monkeypatch)
+        d.tick()
+        assert [keepalive_of(sock) for sock in (c.server, c.client)] == [(1, 7, 3, 2)] * 2
+        assert [d.guard.registry.by_fd[sock.fileno()].is_server for sock in (c.server, c.client)] == [True, False]
+
+
+@pytest.mark.parametrize("fields", [{"keepalive": None}, {"mode": "observe"}])
+def test_what_nobody_announced_is_let_be_where_the_policy_says_so(fields, monkeypatch):
+    """It is not even searched for, as nothing would be done to it."""
+    with connect() as c, driven(**fields) as d:
+        scans_now(d, monkeypatch)
+        d.tick()
+        assert [keepalive_of(sock)[0] for sock in (c.server, c.client)] == [0, 0]
+        assert d.guard.registry.by_fd == {}
+
+
+def test_a_program_is_not_kept_waiting_for_the_search(monkeypatch):
+    """In its own thread, as in a selector, milliseconds for nothing but keepalive are too much."""
+    with connect() as c, driven() as d:
+        scans_now(d, monkeypatch)
+        d.guard.tick(d.now, 100)
+        assert c.server.fileno() not in d.guard.registry.by_fd
+
+
+def test_what_nobody_announced_is_kept_alive_also_if_its_peer_hung_up():
+    """It may wait for long for its program to close it, and its peer's host may go meanwhile."""
+    with vanished_peer() as c, driven(fin_timeout=None, leak_after=None) as d:
+        d.tick()
+        assert c.server.fileno() in d.guard.registry.by_fd
+        assert keepalive_of(c.server)[0] == 1
 
 
 def test_a_connection_that_is_closed_before_its_first_tick_leaves_nothing():
