@@ -13,7 +13,7 @@ from sockguard._core.policy import Policy, environment_layer, mapping_layer
 from sockguard._engine.dump import unregister_all
 from sockguard._engine.guard import Guard
 from sockguard._kernel.backend import require_books
-from sockguard.adapters import gevent, stdlib, uvloop
+from sockguard.adapters import gevent, stdlib, trio, uvloop
 from sockguard.errors import UsageError
 
 __all__ = ["install", "uninstall"]
@@ -68,7 +68,7 @@ def _install(wanted: Policy, *, is_explicit: bool) -> Guard:
 def _put_in_place(process: _process.Process) -> None:
     """Wraps what is imported already, and has the rest wrapped when it is."""
     process.guard.on_exit = functools.partial(uninstall)  # another one each time: a block ends what it began with
-    for adapter in (stdlib, gevent, uvloop):
+    for adapter in (stdlib, gevent, uvloop, trio):  # trio takes what stdlib has wrapped
         for hook in adapter.hooks(process.guard):
             process.wrappings.add(hook)
 
