@@ -14,7 +14,7 @@ __all__ = ["hooks"]
 IMMUTABLE = 1 << 8
 """Py_TPFLAGS_IMMUTABLETYPE: a class in C takes no attribute."""
 MAX_CLASSES = 1000
-"""Classes of protocols that are wrapped; a program that makes one for each connection must not grow for it."""
+"""Classes of protocols that are wrapped at once; a program that makes one for each connection must not grow for it."""
 
 Arguments = tuple[Any, ...]
 
@@ -42,7 +42,7 @@ class _Adopter:
 
     def __init__(self, guard: Guard) -> None:
         self._guard = guard
-        self._watched: set[type] = set()
+        self._watched: weakref.WeakSet[type] = weakref.WeakSet()
         self._awaited: dict[int, _Awaited] = {}
 
     def create_server(self, wrapped: Callable[..., Any], _: Any, args: Arguments, kwargs: dict[str, Any]) -> Any:

@@ -4,12 +4,16 @@ import functools
 import importlib
 import sys
 import types
+import weakref
 from collections.abc import Callable
 from typing import Any
 
 from sockguard._engine.hooks import Hook, Replacement, Wrapper
 
 __all__ = ["Wrappings"]
+
+_BEFORE = "__sockguard_before__"
+"""Of a function that we have put into a class: what the class had there of its own, if anything."""
 
 
 def _import_wrapt() -> Any:
@@ -41,7 +45,7 @@ class Wrappings:
     def __init__(self) -> None:
         self._wrapt = _import_wrapt()
         self._had_finder = any(type(finder).__module__ == "wrapt.importer" for finder in sys.meta_path)
-        self._undo: list[Callable[[], object]] = []
+        self._undo: dict[object, Callable[[], object]] = {}
 
     def add(self, hook: Hook) -> None:
         """Wraps a function now, or when its module is imported."""
@@ -53,7 +57,7 @@ class Wrappings:
                 self.wrap(owner, name, hook.wrapper)
 
         self._wrapt.register_post_import_hook(on_import, hook.module)
-        self._undo.append(lambda: self._forget(hook.module, on_import))
+        self._undo[on_import] = lambda: self._forget(hook.module, on_import)
 
     def _forget(self, module: str, on_import: Callable[[Any], None]) -> None:
         waiting: dict[str, list[object]] = self._wrapt.importer._post_import_hooks  # noqa: SLF001 - it has no inverse
@@ -64,29 +68,47 @@ class Wrappings:
 
     def wrap(self, owner: Any, name: str, wrapper: Wrapper | Replacement) -> None:
         """Wraps an attribute of a class, and remembers how it was."""
-        is_own, original = name in vars(owner), vars(owner).get(name)
         if isinstance(wrapper, Replacement):
-            theirs = getattr(owner, name)
-            setattr(owner, name, functools.wraps(theirs)(wrapper.make(theirs)))
-        else:
-            self._wrapt.wrap_function_wrapper(owner, name, wrapper)
+            self._replace(owner, name, wrapper)
+            return
+        before = {name: vars(owner)[name]} if name in vars(owner) else {}
+        self._wrapt.wrap_function_wrapper(owner, name, wrapper)
         ours = vars(owner).get(name)
+        self._undo[object()] = lambda: _put_back(owner, name, ours, before)
 
-        def restore() -> None:
-            if vars(owner).get(name) is not ours:
-                return  # somebody has put a mock or a wrapper on top of it, and will put it back
-            if is_own:
-                setattr(owner, name, original)
-            else:
-                delattr(owner, name)
+    def _replace(self, owner: Any, name: str, replacement: Replacement) -> None:
+        """Puts a function into a class; neither the class, which may be the program's, nor what it had is kept alive.
 
-        self._undo.append(restore)
+        What it had may refer to the class. So it is our function that keeps it, and the class keeps that.
+        """
+        theirs: Any = getattr(owner, name)
+        ours: Any = functools.wraps(theirs)(replacement.make(theirs))
+        setattr(ours, _BEFORE, {name: vars(owner)[name]} if name in vars(owner) else {})
+        setattr(owner, name, ours)
+        key = object()
+        owner_ref, ours_ref = weakref.ref(owner, lambda _: self._undo.pop(key, None)), weakref.ref(ours)
+
+        def undo() -> None:
+            if (owner := owner_ref()) is not None and (ours := ours_ref()) is not None:
+                _put_back(owner, name, ours, getattr(ours, _BEFORE))
+
+        self._undo[key] = undo
 
     def undo(self) -> None:
         """Undoes it all, the last first."""
-        while self._undo:
-            self._undo.pop()()
+        for key in reversed(tuple(self._undo)):
+            self._undo.pop(key, lambda: None)()  # that class may have died by now
         importer = self._wrapt.importer
         if not self._had_finder and not importer._post_import_hooks:  # noqa: SLF001
             sys.meta_path[:] = [f for f in sys.meta_path if type(f) is not importer.ImportHookFinder]
             importer._post_import_hooks_init = False  # noqa: SLF001
+
+
+def _put_back(owner: Any, name: str, ours: Any, before: dict[str, Any]) -> None:
+    """Undoes a wrapping, unless somebody has put a mock or a wrapper on top of ours, and will put ours back."""
+    if vars(owner).get(name) is not ours:
+        return
+    if name in before:
+        setattr(owner, name, before[name])  # at once: another thread may be about to call it
+    else:
+        delattr(owner, name)

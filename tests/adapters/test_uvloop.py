@@ -1,7 +1,9 @@
 """uvloop accepts and connects in C: its transports are adopted when their protocols get them, and ended by abort()."""
 
+import gc
 import sys
 import types
+import weakref
 
 import pytest
 
@@ -316,12 +318,29 @@ def test_a_factory_that_gives_no_protocol_is_the_programs_mistake(loop, protocol
 
 
 def test_classes_beyond_a_limit_are_left_alone(loop, monkeypatch):
-    """A program that makes a class for each connection must not grow for it."""
+    """Of those that live at once; to wrap them takes its time."""
     monkeypatch.setattr(adapter, "MAX_CLASSES", 2)
-    for _ in range(5):
-
-        class Mine(Protocol):
-            pass
-
-        loop.create_server(Mine).connection_made(Transport())
+    kinds = [type("Mine", (Protocol,), {}) for _ in range(5)]
+    for kind in kinds:
+        loop.create_server(kind).connection_made(Transport())
     assert len(opened(loop)) == 2
+
+
+def test_a_class_that_the_program_drops_is_not_kept(loop, monkeypatch):
+    """A program that makes one for each connection must not grow for it, and each of them is adopted."""
+    monkeypatch.setattr(adapter, "MAX_CLASSES", 2)
+
+    def dropped(method):
+        class Mine(Protocol):
+            def connection_made(self, transport):
+                super().connection_made(transport)
+
+        transport = Transport()
+        getattr(loop, method)(Mine).connection_made(transport)
+        assert opened(loop)[-1][0] is transport
+        return weakref.ref(Mine)
+
+    for method in ("create_server", "create_connection") * 3:
+        ref = dropped(method)
+        gc.collect()
+        assert ref() is None

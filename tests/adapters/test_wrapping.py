@@ -1,8 +1,10 @@
 """What is wrapped is put back by identity, and the import system with it; wrapt comes without asyncio."""
 
 import functools
+import gc
 import sys
 import types
+import weakref
 
 import pytest
 from wrapt import importer
@@ -101,6 +103,40 @@ def test_a_replacement_looks_like_what_it_replaces(library):
     wrappings.wrap(library.Thing, "own", WAYS["replaced"])
     assert (library.Thing.own.__doc__, library.Thing.own.__wrapped__) == ("Its docstring.", before)
     wrappings.undo()
+
+
+@pytest.mark.parametrize("name", ["own", "inherited"])
+def test_a_class_that_the_program_drops_is_not_kept(name):
+    """Nor what it had under that name, nor a note of what was to be undone: a program may make one again and again."""
+    wrappings = Wrappings()
+
+    def wrapped():
+        class Base:
+            def inherited(self):
+                return [__class__]
+
+        class Thing(Base):
+            def own(self):
+                return [__class__]
+
+        wrappings.wrap(Thing, name, WAYS["replaced"])
+        assert getattr(Thing(), name)()[0] == "replaced"
+        return weakref.ref(Thing)
+
+    refs = [wrapped() for _ in range(3)]
+    gc.collect()
+    assert [ref() for ref in refs] == [None] * 3
+    assert wrappings._undo == {}  # noqa: SLF001
+    wrappings.undo()
+
+
+def test_what_the_program_has_put_in_the_place_of_ours_is_left(library):
+    """Nothing of ours is there to be undone."""
+    wrappings = Wrappings()
+    wrappings.wrap(library.Thing, "own", WAYS["replaced"])
+    library.Thing.own = theirs = lambda _: ["theirs"]
+    wrappings.undo()
+    assert vars(library.Thing)["own"] is theirs
 
 
 def test_another_version_of_a_library_is_passed_over(library):
