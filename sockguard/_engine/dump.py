@@ -22,6 +22,7 @@ from types import CodeType, FrameType
 from typing import Any, Protocol
 
 from sockguard._core.events import Event
+from sockguard._engine.frames import frames_of_threads
 from sockguard._engine.sites import place
 from sockguard._kernel.natives import native
 from sockguard.errors import UsageError
@@ -207,10 +208,13 @@ def _describe() -> str:
 
 def _stacks(interrupted: FrameType | None) -> dict[int, Stack]:
     """Notes where each thread stands, the main thread first. It keeps no frames, which would keep locals."""
-    frames = sys._current_frames()  # noqa: SLF001 - the documented way, for all its underscore
     main = native("_thread", "get_ident")()
+    frames = frames_of_threads() or {main: sys._getframe()}  # noqa: SLF001 - as in frames.py
     own = frames.pop(main)
-    return {main: _stack(interrupted or own)} | {ident: _stack(frame) for ident, frame in frames.items()}
+    try:
+        return {main: _stack(interrupted or own)} | {ident: _stack(frame) for ident, frame in frames.items()}
+    finally:
+        del own, frames  # they have this frame: a cycle
 
 
 def _stack(frame: FrameType | None) -> Stack:

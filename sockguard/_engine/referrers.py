@@ -19,6 +19,7 @@ from types import AsyncGeneratorType, CoroutineType, FrameType, FunctionType, Ge
 from typing import Any, NamedTuple
 
 from sockguard._engine.attributes import attributes, instance_dict, module_of, type_name
+from sockguard._engine.frames import frames_of_threads
 from sockguard._engine.sites import MACHINERY, OWN, is_own, place
 from sockguard._kernel.natives import monotonic
 
@@ -119,7 +120,7 @@ def stacks() -> dict[int, FrameType]:
     """
     tops = {}
     frame: FrameType | None
-    for thread, frame in sys._current_frames().items():  # noqa: SLF001 - the documented way to look at other threads
+    for thread, frame in (frames_of_threads() or {}).items():
         while frame is not None and is_own(frame):
             frame = frame.f_back  # noqa: PLW2901
         if frame is not None:

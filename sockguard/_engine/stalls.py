@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from sockguard._engine.frames import frames_of_threads
 from sockguard._engine.record import LoopRef
 from sockguard._engine.sites import main_line, place
 from sockguard._kernel.natives import native
@@ -88,7 +89,7 @@ def where_is(thread_id: int) -> tuple[str, ...]:
 
     What the application has called in a library (`lock.acquire` within `threading`) is left out.
     """
-    frame = sys._current_frames().get(thread_id)  # noqa: SLF001 - the documented way to look at other threads
+    frame = (frames_of_threads() or {}).get(thread_id)
     frames: list[FrameType] = []
     while frame is not None:
         frames.append(frame)

@@ -12,14 +12,16 @@ the top of a stack is of interest: what calls into C is there. A look costs 0.15
 needed only for connections that are ended; healthy calls pay nothing. (Flags that each call
 sets cost it 50 ns, and two threads in the same call would defeat them; a count costs twice that.)
 
-Price. A program that calls `_socket.socket.recv(sock)` and the like by itself is not seen.
+Price. A program that calls `_socket.socket.recv(sock)` and the like by itself is not seen. And where
+stacks cannot be looked at (frames.py), what is not closed by its program stays open.
 """
 
 import _socket
-import sys
 from collections.abc import Callable
-from types import CodeType
+from types import CodeType, FrameType
 from typing import Any, TypeVar
+
+from sockguard._engine.frames import frames_of_threads
 
 __all__ = ["calls_into_c", "is_in_use", "take_off"]
 
@@ -37,13 +39,21 @@ def calls_into_c(function: _F) -> _F:
 
 
 def is_in_use(sock: object) -> bool:
-    """Tells whether a thread, other than the one that asks, is inside of a call on a socket."""
-    for frame in sys._current_frames().values():  # noqa: SLF001 - the one door to the stacks of other threads
-        if frame.f_code in _codes:
-            names = frame.f_locals
-            if names.get("self") is sock or names.get("sock") is sock:
-                return True
-    return False
+    """Tells whether a thread, other than the one that asks, is inside of a call on a socket; or whether it may be."""
+    frames = frames_of_threads()
+    if frames is None:
+        return True
+    try:
+        return any(_is_call_on(sock, frame) for frame in frames.values())
+    finally:
+        del frames  # one of them has this one: a cycle
+
+
+def _is_call_on(sock: object, frame: FrameType) -> bool:
+    if frame.f_code not in _codes:
+        return False
+    names = frame.f_locals
+    return names.get("self") is sock or names.get("sock") is sock
 
 
 def take_off(sock: Any) -> _socket.socket | None:
