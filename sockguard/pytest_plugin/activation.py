@@ -7,9 +7,10 @@ import pytest
 from sockguard._kernel.linux import require_linux
 from sockguard.errors import KernelUnavailable
 from sockguard.pytest_plugin.court import Court
+from sockguard.pytest_plugin.files import try_out
 from sockguard.pytest_plugin.phases import Phases
 from sockguard.pytest_plugin.records import Records
-from sockguard.pytest_plugin.settings import SETTINGS, read_settings
+from sockguard.pytest_plugin.settings import SETTINGS, Settings, read_settings
 from sockguard.pytest_plugin.summary import Summary
 from sockguard.testing import begin_tracking, end_tracking
 
@@ -20,7 +21,7 @@ def activate(config: pytest.Config) -> None:
     """Registers what finds leaks, judges and tells.
 
     Raises:
-        pytest.UsageError: A setting makes no sense.
+        pytest.UsageError: A setting makes no sense, or a file cannot be written.
     """
     if SETTINGS in config.stash:
         return
@@ -30,6 +31,7 @@ def activate(config: pytest.Config) -> None:
     except KernelUnavailable as error:
         _warn(config, str(error))
         return  # and writes no file: nothing was looked at
+    _try_files(config, settings)
     records = Records(config, settings)
     config.pluginmanager.register(Summary(config, settings, records), "sockguard-summary")
     if _has_workers(config):
@@ -39,6 +41,14 @@ def activate(config: pytest.Config) -> None:
     phases = Phases(tracking, settings)
     config.pluginmanager.register(phases, "sockguard-phases")
     config.pluginmanager.register(Court(tracking, settings, phases, records), "sockguard-court")
+
+
+def _try_files(config: pytest.Config, settings: Settings) -> None:
+    if hasattr(config, "workerinput"):
+        return  # the main process writes them
+    for path in (settings.report, settings.baseline if settings.action == "warn" else ""):
+        if path:
+            try_out(path)
 
 
 def _warn(config: pytest.Config, text: str) -> None:

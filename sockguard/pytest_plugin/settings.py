@@ -1,5 +1,6 @@
 """What is wanted: of the whole run, and of one test by its markers."""
 
+import os
 from collections.abc import Callable, Collection
 from typing import NamedTuple, TypeVar
 
@@ -75,12 +76,13 @@ def read_settings(config: pytest.Config) -> Settings:
         msg = f"socket_leaks_ignore: {error}"
         raise pytest.UsageError(msg) from error
     baseline = config.getoption("socket_leaks_baseline") or str(config.getini("socket_leaks_baseline"))
+    report = config.getoption("socket_leaks_report")
     return Settings(
         action=action,
         grace=_seconds(config.getini("socket_leaks_grace") or GRACE, "socket_leaks_grace"),
         ignore=rules,
         checks_failed=bool(config.getini("socket_leaks_check_failed")),
-        report=config.getoption("socket_leaks_report") or "",
+        report=os.path.abspath(report) if report else "",  # now, as tests may change the folder
         baseline=str(config.rootpath / baseline) if baseline else "",
     )
 

@@ -1,12 +1,11 @@
 """Tells of the whole run: a section in the terminal, a file for machines, a baseline for the next run."""
 
-import json
-import os
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
 
+from sockguard.pytest_plugin.files import write
 from sockguard.pytest_plugin.records import Records, baseline_key
 from sockguard.pytest_plugin.settings import Settings
 
@@ -24,6 +23,8 @@ class Summary:
         self._config = config
         self._settings = settings
         self._records = records
+        self._told: list[str] = []
+        """What is to be said of the files."""
         self._is_partial = any("::" in arg or arg.endswith(".py") for arg in config.args)
 
     @pytest.hookimpl(optionalhook=True)
@@ -43,11 +44,25 @@ class Summary:
         if hasattr(self._config, "workerinput"):
             self._config.workeroutput["sockguard"] = self._records.to_send()  # type: ignore[attr-defined] # xdist's
             return
-        if self._settings.report:
-            _write(self._settings.report, {"schema": SCHEMA, "leaks": self._records.entries, **self._unused()})
-        if self._settings.baseline and self._settings.action == "warn":
-            known = {baseline_key(entry["test"], entry["created_by"]) for entry in self._with("warning")}
-            _write(self._settings.baseline, {"schema": SCHEMA, "leaks": sorted(known)})
+        failures = [*self._write_report(), *self._write_baseline()]
+        self._told += [f"error: {failure}" for failure in failures]
+        if failures and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.USAGE_ERROR
+
+    def _write_report(self) -> Iterator[str]:
+        content = {"schema": SCHEMA, "leaks": self._records.entries, **self._unused()}
+        if self._settings.report and (failure := write(self._settings.report, content)):
+            yield failure
+
+    def _write_baseline(self) -> Iterator[str]:
+        path = self._settings.baseline
+        if not path or self._settings.action != "warn":
+            return
+        known = {baseline_key(entry["test"], entry["created_by"]) for entry in self._with("warning")}
+        if failure := write(path, {"schema": SCHEMA, "leaks": sorted(known)}):
+            yield failure
+        else:
+            self._told.append(f"baseline written to {path}")
 
     def _with(self, *statuses: str) -> list[dict[str, Any]]:
         return [entry for entry in self._records.entries if entry["status"] in statuses]
@@ -82,16 +97,4 @@ class Summary:
             yield f"{len(known)} known leaks, listed in {self._settings.baseline}"
         for line in self._unused()["unused_ignore_lines"]:
             yield f"warning: socket_leaks_ignore = {line} matches nothing any more: take it out"
-        if self._settings.baseline and self._settings.action == "warn":
-            yield f"baseline written to {self._settings.baseline}"
-
-
-def _write(path: str, content: dict[str, Any]) -> None:
-    try:
-        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-        with open(path, "w", encoding="utf-8") as file:
-            json.dump(content, file, indent=1)
-            file.write("\n")
-    except OSError as error:
-        msg = f"socket leaks cannot be written to {path} ({error}): name a file that can be"
-        raise pytest.UsageError(msg) from error
+        yield from self._told

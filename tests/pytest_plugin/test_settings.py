@@ -1,5 +1,7 @@
 """What options, ini file and markers come to, and what is refused: value and remedy are named."""
 
+import os
+
 import pytest
 
 from pytest_plugin.inside import collected, configured
@@ -24,7 +26,7 @@ def test_defaults(tmp_path):
 
 
 def test_everything_given(tmp_path):
-    """The command line goes before the ini file; a baseline is looked for in the root folder, a report is not."""
+    """The command line goes before the ini file; a baseline is in the root folder, a report in that of now."""
     ini = (
         "socket_leaks = error\nsocket_leaks_grace = 0\nsocket_leaks_check_failed = true\n"
         "socket_leaks_baseline = a.json\nsocket_leaks_ignore =\n    port: 80\n    created-by:app.*\n"
@@ -33,7 +35,7 @@ def test_everything_given(tmp_path):
     with configured(tmp_path, *words, ini=ini) as config:
         settings = read_settings(config)
     rules = (parse_rule("port:80"), parse_rule("created-by:app.*"))
-    assert settings == Settings("warn", 0.0, rules, True, "r.json", str(tmp_path / "b.json"))
+    assert settings == Settings("warn", 0.0, rules, True, os.path.abspath("r.json"), str(tmp_path / "b.json"))
     with configured(tmp_path, ini=ini) as config:
         assert (read_settings(config).action, read_settings(config).baseline) == ("error", str(tmp_path / "a.json"))
 

@@ -45,16 +45,54 @@ def test_file_for_machines(suite):
     assert (len(content["leaks"]), content["unused_ignore_lines"]) == (1, [])
 
 
+@pytest.mark.parametrize("options", [(), ("-n2",)])
 @pytest.mark.parametrize("option", ["--socket-leaks-report", "--socket-leaks-baseline"])
-def test_file_that_cannot_be_written(suite, option):
-    """One line names the file, the reason and the remedy; the run does not end as if it were there."""
+def test_file_that_cannot_be_written(suite, option, options):
+    """One line names the file, the reason and the remedy, before a test runs."""
+    if options:
+        pytest.importorskip("xdist")
     (suite / "file").touch()
-    outcome = run_suite(suite, f"{option}={suite}/file/leaks.json", leaks="warn")
-    assert outcome.status == 4
+    outcome = run_suite(suite, f"{option}={suite}/file/leaks.json", *options, leaks="warn")
+    assert (outcome.status, "collected 8 items" in outcome.text) == (4, False)
     [line] = [line for line in outcome.text.splitlines() if "ERROR: " in line]
     assert f"ERROR: socket leaks cannot be written to {suite}/file/leaks.json ([Errno " in line
     assert "): name a file that can be" in line
     assert "Traceback" not in outcome.text
+
+
+VANISHING = """
+import pathlib, shutil, socket
+KEPT = []
+def test_leak():
+    KEPT.append(socket.socket())
+    shutil.rmtree("folder")
+    pathlib.Path("folder").touch()
+def test_fails(): raise AssertionError("a failure that is not to be lost")
+"""
+
+
+@pytest.mark.parametrize("option", ["--socket-leaks-report", "--socket-leaks-baseline"])
+def test_file_that_cannot_be_written_any_more(tmp_path, option):
+    """Nothing else that the run has told is lost; it does not end as if the file were there."""
+    write(tmp_path, test_a=VANISHING)
+    file = f"{option}={tmp_path}/folder/leaks.json"
+    outcome = run_suite(tmp_path, file, leaks="warn")
+    assert outcome.status == 1
+    assert "a failure that is not to be lost" in outcome.text
+    assert f"error: socket leaks cannot be written to {tmp_path}/folder/leaks.json ([Errno " in outcome.text
+    assert "1 opened at test_a.py:5 in test_leak" in outcome.text
+    assert "baseline written" not in outcome.text
+    (tmp_path / "folder").unlink()
+    assert run_suite(tmp_path, file, "-k", "test_leak", leaks="warn").status == 4
+
+
+def test_trying_a_file_out_leaves_it_as_it_is(suite):
+    """One that is there is not changed by a run that ends early, and one that is not there is not made."""
+    (suite / "known.json").write_text("{}")
+    files = ("--socket-leaks-baseline=known.json", f"--socket-leaks-report={suite}/new.json")
+    (suite / "conftest.py").write_text("import os\ndef pytest_collection(): os._exit(9)")
+    assert run_suite(suite, *files, leaks="warn").status == 9
+    assert ((suite / "known.json").read_text(), (suite / "new.json").exists()) == ("{}", False)
 
 
 def test_baseline_in_a_new_folder(suite):
