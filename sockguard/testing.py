@@ -84,8 +84,8 @@ def end_tracking() -> None:
 class no_socket_leaks:  # noqa: N801 - used as `with no_socket_leaks():`, and known by that name
     """Demands that a block closes every socket that it opens: TCP, UDP and Unix, in Python or in C.
 
-    A context manager, also for `async with`, and a decorator of functions and coroutine
-    functions. What was open before does not count, nor do the sockets by which event loops wake up. A connection
+    A context manager, also for `async with`, and a decorator of functions, generator functions
+    (below `@pytest.fixture`, too) and coroutine functions. What was open before does not count, nor do the sockets by which event loops wake up. A connection
     whose peer has hung up is told with its cause.
 
     In a coroutine use `async with`, so that the loop can go on closing while we wait. What
@@ -159,24 +159,35 @@ class no_socket_leaks:  # noqa: N801 - used as `with no_socket_leaks():`, and kn
             end_tracking()
 
     def __call__(self, function: F) -> F:
-        """Has each call of a function be such a block."""
+        """Has each call of a function be such a block; of a generator function, all from its first step to its last.
+
+        Raises:
+            UsageError: It is something else.
+        """
+        _refuse_others(function)
+        return functools.wraps(function)(self._checked(function))  # type: ignore[return-value] # it looks alike
+
+    def _checked(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        async def coroutine(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - as the function has them
+            async with self._again():
+                return await function(*args, **kwargs)
+
+        def generator(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+            with self._again():
+                return (yield from function(*args, **kwargs))
+
+        def plain(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+            with self._again():
+                return function(*args, **kwargs)
+
         if inspect.iscoroutinefunction(function):
-
-            @functools.wraps(function)
-            async def checked(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - as the function has them
-                async with self._again():
-                    return await function(*args, **kwargs)
-        else:
-
-            @functools.wraps(function)
-            def checked(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-                with self._again():
-                    return function(*args, **kwargs)
-
-        return checked  # type: ignore[return-value] # wraps() makes it look alike
+            return coroutine
+        return generator if inspect.isgeneratorfunction(function) else plain
 
     def _again(self) -> "no_socket_leaks":
-        return no_socket_leaks(action=self._action, grace=self._grace, ignore=map(str, self._rules))
+        made = no_socket_leaks(action=self._action, grace=self._grace, ignore=map(str, self._rules))
+        made._n_frames += 1
+        return made
 
     def _tell(self, block: Block) -> None:
         leaks = [leak for leak in block.leaks() if not any(rule.matches(leak) for rule in self._rules)]
@@ -186,6 +197,20 @@ class no_socket_leaks:  # noqa: N801 - used as `with no_socket_leaks():`, and kn
             warnings.warn(story(block.owner.name, leaks), ResourceWarning, stacklevel=3)
         else:
             raise SocketLeakError(block.owner.name, leaks)
+
+
+def _refuse_others(function: object) -> None:
+    """Refuses what a wrapper would change into something else: nobody would notice that nothing is judged."""
+    remedy = ""
+    if isinstance(function, type):
+        remedy = "a class: decorate its methods, or use a fixture with `with no_socket_leaks(): yield`"
+    elif inspect.isasyncgenfunction(function):
+        remedy = "an async generator function: write `async with no_socket_leaks():` within it"
+    elif not callable(function) or isinstance(function, staticmethod):
+        remedy = "no function: write it below @staticmethod, @classmethod or @property"
+    if remedy:
+        msg = f"no_socket_leaks() cannot decorate {getattr(function, '__name__', function)!r}, as it is {remedy}"
+        raise UsageError(msg)
 
 
 def _refuse_nonsense(grace: float) -> None:

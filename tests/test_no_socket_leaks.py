@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import inspect
 import pickle
 import socket
 import subprocess
@@ -142,6 +143,68 @@ def test_decorator():
             leak()
         del info
     assert leak.__name__ == "leak"
+
+
+def test_decorator_of_a_generator_function(kept):
+    """The block lasts from the first step to the last; what is sent, thrown and returned passes through."""
+
+    @no_socket_leaks(grace=0)
+    def echo(leaks):
+        try:
+            got = yield "ready"
+        except KeyError:
+            got = "thrown"
+        if leaks:
+            kept.append(socket.socket())
+        return got
+
+    assert inspect.isgeneratorfunction(echo)
+    steps = echo(leaks=False)
+    assert next(steps) == "ready"
+    with pytest.raises(StopIteration) as end:
+        steps.send("sent")
+    assert end.value.value == "sent"
+    steps = echo(leaks=False)
+    next(steps)
+    with pytest.raises(StopIteration) as end:
+        steps.throw(KeyError())
+    assert end.value.value == "thrown"
+    with pytest.raises(SocketLeakError, match="in echo"):
+        list(echo(leaks=True))
+
+
+def test_generator_that_is_closed_early(kept):
+    """Its own clean-up is done; it is not judged, as it did not come to its end, and nothing of it remains."""
+    ends = []
+
+    @no_socket_leaks(grace=0)
+    def opens():
+        kept.append(socket.socket())
+        try:
+            yield 1
+        finally:
+            ends.append("closed")
+
+    steps = opens()
+    next(steps)
+    steps.close()
+    assert ends == ["closed"]
+    with no_socket_leaks(grace=0):
+        pass
+
+
+def test_what_can_be_no_decorated_block():
+    """A class, an async generator function and what cannot be called are refused at once, with what to do instead."""
+
+    class Tests:
+        pass
+
+    async def agen():
+        yield 1
+
+    for thing, remedy in ((Tests, "decorate its methods"), (agen, "async with"), (classmethod(print), "below")):
+        with pytest.raises(UsageError, match=remedy):
+            no_socket_leaks()(thing)
 
 
 def test_coroutines():

@@ -247,6 +247,23 @@ def test_broken_baseline_is_a_usage_error(tmp_path):
     assert "known.json is no baseline of socket leaks" in outcome.text
 
 
+@pytest.mark.slow
+def test_decorated_fixture(tmp_path):
+    """A fixture that yields can be a block of its own: it errs in its teardown if it left something open."""
+    tests = suite(
+        "from sockguard import no_socket_leaks",
+        "@pytest.fixture\n@no_socket_leaks()\ndef good():\n    with socket.socket() as sock:\n        yield sock",
+        "@pytest.fixture\n@no_socket_leaks(grace=0)\ndef bad():\n    connect()\n    yield",
+        "def test_good(good): assert isinstance(good, socket.socket)",
+        "def test_bad(bad): pass",
+    )
+    write(tmp_path, test_a=tests)
+    for leaks in (None, "error"):
+        outcome = run_suite(tmp_path, leaks=leaks)
+        assert outcome.errors == ["test_a.py::test_bad"]
+        assert len(outcome.passed) == 2
+
+
 ENTRY = """
 import sys
 before = set(sys.modules)
