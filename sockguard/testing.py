@@ -85,8 +85,9 @@ class no_socket_leaks:  # noqa: N801 - used as `with no_socket_leaks():`, and kn
     """Demands that a block closes every socket that it opens: TCP, UDP and Unix, in Python or in C.
 
     A context manager, also for `async with`, and a decorator of functions, generator functions
-    (below `@pytest.fixture`, too) and coroutine functions. What was open before does not count, nor do the sockets by which event loops wake up. A connection
-    whose peer has hung up is told with its cause.
+    (below `@pytest.fixture`, too) and coroutine functions. What was open before does not count,
+    nor do the sockets by which event loops wake up. A connection whose peer has hung up is told
+    with its cause.
 
     In a coroutine use `async with`, so that the loop can go on closing while we wait. What
     other threads and tasks open meanwhile counts as the block's. Blocks may run at the same
@@ -117,6 +118,8 @@ class no_socket_leaks:  # noqa: N801 - used as `with no_socket_leaks():`, and kn
         self._grace = grace
         self._rules = [parse_rule(line) for line in ignore]
         self._blocks: list[Block] = []
+        self._n_frames = 3
+        """How far up the caller is, from where we warn."""
 
     def __enter__(self) -> Self:
         return self._begin(has_loop=False)
@@ -194,7 +197,7 @@ class no_socket_leaks:  # noqa: N801 - used as `with no_socket_leaks():`, and kn
         if not leaks:
             return
         if self._action == "warn":
-            warnings.warn(story(block.owner.name, leaks), ResourceWarning, stacklevel=3)
+            warnings.warn(story(block.owner.name, leaks), ResourceWarning, stacklevel=self._n_frames)
         else:
             raise SocketLeakError(block.owner.name, leaks)
 

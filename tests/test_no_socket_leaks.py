@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import inspect
+import linecache
 import pickle
 import socket
 import subprocess
@@ -108,6 +109,38 @@ def test_warns():
     with pytest.warns(ResourceWarning, match="1 socket left open"), no_socket_leaks(action="warn", grace=0):
         kept = socket.socket()
     kept.close()
+
+
+def test_warning_names_the_line_of_the_caller(kept):
+    """Not one of ours, whether the block is a `with` or a function of any kind."""
+
+    @no_socket_leaks(action="warn", grace=0)
+    def plain():
+        kept.append(socket.socket())
+
+    @no_socket_leaks(action="warn", grace=0)
+    def generator():
+        kept.append(socket.socket())
+        yield
+
+    @no_socket_leaks(action="warn", grace=0)
+    async def coroutine():
+        kept.append(socket.socket())
+
+    async def main():
+        await coroutine()
+        async with no_socket_leaks(action="warn", grace=0):
+            kept.append(socket.socket())
+
+    with pytest.warns(ResourceWarning) as told:  # noqa: PT031 - each of them warns
+        with no_socket_leaks(action="warn", grace=0):
+            kept.append(socket.socket())
+        plain()
+        list(generator())
+        asyncio.run(main())
+    places = [(warning.filename, linecache.getline(warning.filename, warning.lineno).strip()) for warning in told]
+    lines = ['with no_socket_leaks(action="warn", grace=0):', "plain()", "list(generator())", "await coroutine()"]
+    assert places == [(__file__, line) for line in (*lines, f"async {lines[0]}")]
 
 
 def test_own_error_passes():
