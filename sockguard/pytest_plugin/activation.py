@@ -7,6 +7,7 @@ import pytest
 from sockguard._kernel.linux import require_linux
 from sockguard.errors import KernelUnavailable
 from sockguard.pytest_plugin.court import Court
+from sockguard.pytest_plugin.extent import Extent
 from sockguard.pytest_plugin.files import try_out
 from sockguard.pytest_plugin.phases import Phases
 from sockguard.pytest_plugin.records import Records
@@ -33,7 +34,9 @@ def activate(config: pytest.Config) -> None:
         return  # and writes no file: nothing was looked at
     _try_files(config, settings)
     records = Records(config, settings)
-    config.pluginmanager.register(Summary(config, settings, records), "sockguard-summary")
+    extent = Extent(config, is_part=settings.action == "off")
+    config.pluginmanager.register(extent, "sockguard-extent")
+    config.pluginmanager.register(Summary(config, settings, records, extent), "sockguard-summary")
     if _has_workers(config):
         return  # the tests run elsewhere
     tracking = begin_tracking()

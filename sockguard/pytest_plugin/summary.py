@@ -1,10 +1,11 @@
 """Tells of the whole run: a section in the terminal, a file for machines, a baseline for the next run."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from sockguard.pytest_plugin.extent import Extent
 from sockguard.pytest_plugin.files import write
 from sockguard.pytest_plugin.records import Records, baseline_key
 from sockguard.pytest_plugin.settings import Settings
@@ -19,13 +20,13 @@ MAX_TESTS = 5
 class Summary:
     """What is told at the end, by the one process that talks to people."""
 
-    def __init__(self, config: pytest.Config, settings: Settings, records: Records) -> None:
+    def __init__(self, config: pytest.Config, settings: Settings, records: Records, extent: Extent) -> None:
         self._config = config
         self._settings = settings
         self._records = records
+        self._extent = extent
         self._told: list[str] = []
         """What is to be said of the files."""
-        self._is_partial = any("::" in arg or arg.endswith(".py") for arg in config.args)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: object) -> None:
@@ -33,16 +34,13 @@ class Summary:
         sent = (getattr(node, "workeroutput", None) or {}).get("sockguard")
         if sent:
             self._records.receive(sent)
-
-    def pytest_deselected(self, items: Iterable[pytest.Item]) -> None:
-        """Takes note that not everything runs, so that what was not found may still be there."""
-        self._is_partial = self._is_partial or any(True for _ in items)
+            self._extent.is_part = self._extent.is_part or sent["is_part"]
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Writes the files; or, in a worker, sends everything home."""
-        self._is_partial = self._is_partial or bool(session.shouldstop or session.shouldfail)
         if hasattr(self._config, "workerinput"):
-            self._config.workeroutput["sockguard"] = self._records.to_send()  # type: ignore[attr-defined] # xdist's
+            sent = {**self._records.to_send(), "is_part": self._extent.is_part}
+            self._config.workeroutput["sockguard"] = sent  # type: ignore[attr-defined] # xdist's
             return
         failures = [*self._write_report(), *self._write_baseline()]
         self._told += [f"error: {failure}" for failure in failures]
@@ -68,7 +66,7 @@ class Summary:
         return [entry for entry in self._records.entries if entry["status"] in statuses]
 
     def _unused(self) -> dict[str, list[str]]:
-        return {"unused_ignore_lines": [] if self._is_partial else self._records.unused()}
+        return {"unused_ignore_lines": self._records.unused() if self._extent.is_whole else []}
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Prints what was found, by the place that opened it."""
