@@ -75,6 +75,13 @@ def pytest_report_header(config: pytest.Config) -> str | None:
     return None if plugin is None else plugin.header()
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Says why there is no file, if one was asked for and nothing was judged."""
+    report = config.getoption("socket_leaks_report")
+    if report and not config.pluginmanager.has_plugin("sockguard-summary"):
+        terminalreporter.line(f"{report} is not written: no test was judged for sockets left open")
+
+
 def _asked(config: pytest.Config) -> str:
     return config.getoption("socket_leaks") or str(config.getini("socket_leaks"))
 

@@ -16,12 +16,19 @@ Location = tuple[str, int | None, str]
 
 
 class Records:
-    """The findings of this process; of all its workers, where pytest-xdist has the tests run by others."""
+    """The findings of this process; of all its workers, where pytest-xdist has the tests run by others.
+
+    Raises:
+        pytest.UsageError: There is no such baseline.
+    """
 
     def __init__(self, config: pytest.Config, settings: Settings) -> None:
         self._config = config
         self._settings = settings
         self._known = read_baseline(settings.baseline) if settings.action != "warn" else set()
+        if settings.action == "error" and settings.baseline and not os.path.exists(settings.baseline):
+            msg = f"{settings.baseline} is not there: write that baseline with --socket-leaks=warn, or correct its name"
+            raise pytest.UsageError(msg)
         self.entries: list[dict[str, Any]] = []
         """One for each leftover: its fields, and `status`: error, warning, known or ignored."""
         self.used: set[str] = set()

@@ -7,7 +7,7 @@ import pytest
 
 from sockguard.pytest_plugin.extent import Extent
 from sockguard.pytest_plugin.files import write
-from sockguard.pytest_plugin.records import Records, baseline_key
+from sockguard.pytest_plugin.records import Records, baseline_key, read_baseline
 from sockguard.pytest_plugin.settings import Settings
 
 __all__ = ["Summary"]
@@ -56,11 +56,28 @@ class Summary:
         path = self._settings.baseline
         if not path or self._settings.action != "warn":
             return
-        known = {baseline_key(entry["test"], entry["created_by"]) for entry in self._with("warning")}
+        if not self._extent.judged:
+            self._told.append(f"baseline {path} is left as it is: no test was judged")
+            return
+        try:
+            known = self._found() | self._still_known(path)
+        except pytest.UsageError as error:
+            yield str(error)
+            return
         if failure := write(path, {"schema": SCHEMA, "leaks": sorted(known)}):
             yield failure
         else:
-            self._told.append(f"baseline written to {path}")
+            kept = "" if self._extent.is_whole else "; of tests that were not judged it says what it said before"
+            self._told.append(f"baseline written to {path}{kept}")
+
+    def _found(self) -> set[str]:
+        return {baseline_key(entry["test"], entry["created_by"]) for entry in self._with("warning")}
+
+    def _still_known(self, path: str) -> set[str]:
+        """Lists what an older baseline has of others than the tests that were judged now."""
+        if self._extent.is_whole:
+            return set()
+        return {key for key in read_baseline(path) if key.rpartition(" ")[0] not in self._extent.judged}
 
     def _with(self, *statuses: str) -> list[dict[str, Any]]:
         return [entry for entry in self._records.entries if entry["status"] in statuses]

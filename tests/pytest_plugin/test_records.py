@@ -77,6 +77,16 @@ def test_known_by_the_baseline(make, tmp_path):
     assert [make(baseline=str(file), action="warn").judged(owner(), [known])] == [[known]]
 
 
+def test_baseline_that_is_not_there(make, tmp_path):
+    """Where new leaks fail, its name is misspelt; where it is to be written, or only some tests ask, that is fine."""
+    with pytest.raises(
+        pytest.UsageError, match=r"typo.json is not there: write that baseline with --socket-leaks=warn"
+    ):
+        make(baseline=str(tmp_path / "typo.json"))
+    for action in ("warn", "off"):
+        make(baseline=str(tmp_path / "typo.json"), action=action)
+
+
 @pytest.mark.parametrize("created_by", [("app.f", "lib.g"), ["app.f"], ()])
 def test_baseline_key(created_by):
     """The same for the record of this process and for that which a worker sent; also where nothing is known."""

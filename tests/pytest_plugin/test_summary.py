@@ -104,6 +104,55 @@ def test_baseline_in_a_new_folder(suite):
     assert content["leaks"] == [f"test_a.py::test_many[{n}] test_a.connect" for n in range(7)]
 
 
+BASELINE = "--socket-leaks-baseline=known.json"
+
+
+def known(folder):
+    """Reads what the baseline lists, without the function that is the same for all."""
+    content = json.loads((folder / "known.json").read_text())
+    return [key.split()[0].rpartition("::")[2] for key in content["leaks"]]
+
+
+def test_baseline_of_a_part_keeps_the_rest(suite):
+    """What did not run is listed as before; of what ran, no more than was found. A whole run begins anew."""
+    old = ["gone", "test_elsewhere", "test_many[0]", "test_many[1]"]
+    (suite / "known.json").write_text(json.dumps({"leaks": [f"test_a.py::{name} test_a.connect" for name in old]}))
+    assert "left as it is" in run_suite(suite, BASELINE, "--collect-only", leaks="warn").text
+    assert known(suite) == old
+    part = ("-k", "many and (1 or 2)", "-o", "socket_leaks_ignore=created-by:*connect")
+    told = run_suite(suite, BASELINE, *part, leaks="warn").text
+    assert "known.json; of tests that were not judged it says what it said before" in told
+    assert known(suite) == ["gone", "test_elsewhere", "test_many[0]"]
+    run_suite(suite, BASELINE, leaks="warn")
+    assert known(suite) == ["test_elsewhere", *(f"test_many[{n}]" for n in range(7))]
+
+
+def test_baseline_that_a_part_cannot_read_is_left_as_it_is(suite):
+    """It may be one with the marks of a merge; a whole run writes it anew."""
+    (suite / "known.json").write_text("<<<<<<<")
+    outcome = run_suite(suite, BASELINE, "-k", "many", leaks="warn")
+    assert (outcome.status, (suite / "known.json").read_text()) == (4, "<<<<<<<")
+    assert "error: " in outcome.text
+    assert "known.json is no baseline of socket leaks" in outcome.text
+    assert run_suite(suite, BASELINE, leaks="warn").status == 0
+    assert len(known(suite)) == 8
+
+
+def test_baseline_that_is_not_there(suite):
+    """One that is misspelt is not taken for an empty one: no test runs."""
+    outcome = run_suite(suite, BASELINE)
+    assert (outcome.status, outcome.leaks) == (4, [])
+    assert "known.json is not there: write that baseline with --socket-leaks=warn" in outcome.text
+
+
+@pytest.mark.parametrize("leaks", [None, "off"])
+def test_no_file_for_machines_where_nothing_is_judged(suite, leaks):
+    """A line says so; an empty file would say that all is well."""
+    outcome = run_suite(suite, leaks=leaks)
+    assert outcome.report == {}
+    assert "report.json is not written: no test was judged" in outcome.text
+
+
 def test_nothing_to_tell(tmp_path):
     """Without a leak there is no section."""
     write(tmp_path, test_a="def test_a(): pass")
