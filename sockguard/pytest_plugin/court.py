@@ -28,13 +28,6 @@ class Court:
         self._phases = phases
         self._records = records
 
-    def header(self) -> str:
-        """Says in a line what is done."""
-        settings = self._settings
-        action = "off but for tests that ask for it" if settings.action == "off" else settings.action
-        ignored = f", {len(settings.ignore)} ignore lines" if settings.ignore else ""
-        return f"socket leaks: {action} (grace {settings.grace:g} s{ignored})"
-
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, call: "pytest.CallInfo[Any]") -> Generator[None, Any, Any]:
         """Excuses a test that did not pass; shows what another left open without our own stack."""

@@ -59,8 +59,13 @@ def pytest_configure(config: pytest.Config) -> None:
     """Registers the markers, and whatever finds leaks if that was asked for."""
     for line in MARKERS:
         config.addinivalue_line("markers", line)
-    if _asked(config) not in ("", "off"):
+    asked = _asked(config)
+    if asked not in ("", "off"):
         _activate(config)
+    elif not asked and config.getoption("socket_leaks_report") and not hasattr(config, "workerinput"):
+        from sockguard.pytest_plugin.files import try_out  # noqa: PLC0415 - see above
+
+        try_out(config.getoption("socket_leaks_report"))  # the tests that ask are known only later
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -71,8 +76,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_report_header(config: pytest.Config) -> str | None:
     """Says what is done about leaks, if anything is."""
-    plugin = config.pluginmanager.get_plugin("sockguard-court")
+    plugin = config.pluginmanager.get_plugin("sockguard-summary")
     return None if plugin is None else plugin.header()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:  # noqa: ANN401 - pytest-xdist's
+    """Takes in what a worker of pytest-xdist has found.
+
+    The main process collects nothing, so where tests ask by themselves it learns it now.
+    """
+    sent = (getattr(node, "workeroutput", None) or {}).get("sockguard")
+    if sent:
+        _activate(node.config)
+        node.config.pluginmanager.get_plugin("sockguard-summary").receive(sent)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

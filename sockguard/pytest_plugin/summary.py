@@ -28,13 +28,17 @@ class Summary:
         self._told: list[str] = []
         """What is to be said of the files."""
 
-    @pytest.hookimpl(optionalhook=True)
-    def pytest_testnodedown(self, node: object) -> None:
+    def header(self) -> str:
+        """Says in a line what is done."""
+        settings = self._settings
+        action = "off but for tests that ask for it" if settings.action == "off" else settings.action
+        ignored = f", {len(settings.ignore)} ignore lines" if settings.ignore else ""
+        return f"socket leaks: {action} (grace {settings.grace:g} s{ignored})"
+
+    def receive(self, sent: dict[str, Any]) -> None:
         """Takes in what a worker of pytest-xdist has found."""
-        sent = (getattr(node, "workeroutput", None) or {}).get("sockguard")
-        if sent:
-            self._records.receive(sent)
-            self._extent.is_part = self._extent.is_part or sent["is_part"]
+        self._records.receive(sent)
+        self._extent.is_part = self._extent.is_part or sent["is_part"]
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Writes the files; or, in a worker, sends everything home."""

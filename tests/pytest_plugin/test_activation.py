@@ -62,6 +62,55 @@ def test_elsewhere_workers_say_nothing(tmp_path):
     assert "1 warning in" in outcome.text
 
 
+ASKING = """
+import socket, pytest
+KEPT = []
+def test_other(): KEPT.append(socket.socket())
+@pytest.mark.socket_leaks
+def test_marked(): KEPT.append(socket.socket())
+@pytest.mark.socket_leaks("warn")
+def test_warned(): KEPT.append(socket.socket())
+def test_fixture(no_socket_leaks): KEPT.append(socket.socket())
+"""
+
+
+def test_test_that_asks_by_itself_in_a_worker(tmp_path):
+    """The main process, which never sees it, tells of it all the same, and writes the file."""
+    pytest.importorskip("xdist")
+    write(tmp_path, test_a=ASKING)
+    outcome = run_suite(tmp_path, "-n2", leaks=None)
+    assert outcome.blamed() == {"test_marked", "test_fixture"}
+    assert sorted(outcome.errors) == ["test_a.py::test_fixture", "test_a.py::test_marked"]
+    assert "1 opened at test_a.py:8 in test_warned" in outcome.text
+    off = run_suite(tmp_path, "-n2", leaks="off")
+    assert (off.status, off.report) == (0, {})
+
+
+def test_nothing_is_told_of_workers_where_nobody_asks(tmp_path):
+    """No line, and nothing of ours is loaded in the main process."""
+    pytest.importorskip("xdist")
+    conftest = (
+        "import sys\n"
+        "def pytest_unconfigure(config):\n"
+        "    if not hasattr(config, 'workerinput'):\n"
+        "        print('loaded:', *sorted(name for name in sys.modules if 'sockguard.pytest_plugin' in name))"
+    )
+    write(tmp_path, test_a="def test_a(): pass", conftest=conftest)
+    text = run_suite(tmp_path, "-n1", "-s", "--socket-leaks-report=", leaks=None).text
+    assert "loaded: sockguard.pytest_plugin sockguard.pytest_plugin.entry\n" in text
+    assert "socket leaks" not in text
+
+
+@pytest.mark.parametrize("options", [(), ("-n2",)])
+def test_header(tmp_path, options):
+    """Says once what is done, whoever runs the tests."""
+    if options:
+        pytest.importorskip("xdist")
+    write(tmp_path, test_a="def test_a(): pass")
+    text = run_suite(tmp_path, *options, "-o", "socket_leaks_ignore=port:1").text
+    assert text.count("socket leaks: error (grace 10 s, 1 ignore lines)") == 1
+
+
 CRASHING = """
 import os, socket
 KEPT = []
