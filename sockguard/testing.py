@@ -218,7 +218,7 @@ def _refuse_others(function: object) -> None:
 
 def _refuse_nonsense(grace: float) -> None:
     try:
-        makes_sense = grace >= 0
+        makes_sense = 0 <= grace < float("inf")
     except TypeError:
         makes_sense = False
     if not makes_sense:

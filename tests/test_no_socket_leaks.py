@@ -392,7 +392,15 @@ def test_error_can_be_pickled():
 
 
 @pytest.mark.parametrize(
-    "options", [{"action": "cry"}, {"grace": -1}, {"grace": float("nan")}, {"grace": "1"}, {"ignore": ["nonsense"]}]
+    "options",
+    [
+        {"action": "cry"},
+        {"grace": -1},
+        {"grace": float("nan")},
+        {"grace": float("inf")},
+        {"grace": "1"},
+        {"ignore": ["nonsense"]},
+    ],
 )
 def test_nonsense_is_refused(options):
     """An argument that makes no sense is an error at once."""
@@ -416,7 +424,7 @@ def test_nothing_stays_wrapped():
     assert (done.stdout, done.stderr) == ("False\nTrue\n", "")
 
 
-@pytest.mark.parametrize("options", [{"grace": -1}, {"grace": "1"}, {"ignore": ["nonsense"]}])
+@pytest.mark.parametrize("options", [{"grace": -1}, {"grace": float("inf")}, {"grace": "1"}, {"ignore": ["nonsense"]}])
 def test_nonsense_is_refused_by_verify_none(options):
     """Before anything is looked at."""
     with pytest.raises(UsageError):

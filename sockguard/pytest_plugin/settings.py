@@ -1,17 +1,19 @@
 """What is wanted: of the whole run, and of one test by its markers."""
 
+import inspect
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from typing import NamedTuple, TypeVar
 
 import pytest
 
+from sockguard._core.facts import TcpState
 from sockguard._core.ignoring import IgnoreRule, parse_rule
 from sockguard._core.leftovers import Leftover
 from sockguard.errors import UsageError
 from sockguard.testing import GRACE
 
-__all__ = ["SETTINGS", "Allowed", "Settings", "Terms", "read_settings", "terms_of"]
+__all__ = ["SETTINGS", "Allowed", "Settings", "Terms", "known_states", "read_settings", "terms_of"]
 
 
 class Settings(NamedTuple):
@@ -30,6 +32,14 @@ class Settings(NamedTuple):
 
 
 T = TypeVar("T")
+_NAMES = (*(state.name for state in TcpState), "UNCONNECTED")
+STATES = {name.replace("_", ""): name for name in _NAMES} | {
+    "CLOSED": "CLOSE",
+    "ESTAB": "ESTABLISHED",
+    "LISTENING": "LISTEN",
+    "UNCONN": "UNCONNECTED",
+}
+"""The states that a message can name, by what they and others call them, without `-` and `_`."""
 SETTINGS = pytest.StashKey[Settings]()
 
 
@@ -115,11 +125,10 @@ def _with_marker(terms: Terms, marker: pytest.Mark) -> Terms:
         if action not in (None, "off", "warn", "error"):
             msg = f"socket_leaks(action={action!r}) makes no sense: give off, warn or error"
             raise pytest.UsageError(msg)
-        names = (states,) if isinstance(states, str) else states
         return Terms(
             action or (terms.action if terms.action != "off" else "error"),
             terms.grace if grace is None else _seconds(grace, "socket_leaks(grace=...)"),
-            None if names is None else frozenset(map(str, names)),  # type: ignore[call-overload]
+            None if states is None else known_states(states),
             terms.allowed,
         )
 
@@ -141,10 +150,34 @@ def _allowed(item: pytest.Item) -> Allowed | None:
     return None if marker is None else _called(read, marker)
 
 
+def known_states(given: object) -> frozenset[str]:
+    """Reads names of states, as we, `ss` or the kernel write them, as our messages have them.
+
+    Raises:
+        UsageError: There is no such state, so that nothing would ever be found.
+    """
+    names = [given] if isinstance(given, str) or not isinstance(given, Iterable) else list(given)
+    found = {name: STATES.get(str(name).upper().replace("-", "").replace("_", "")) for name in names}
+    unknown = [name for name, state in found.items() if state is None]
+    if unknown or not names:
+        value = unknown[0] if unknown else given
+        msg = f"states={value!r} makes no sense: give some of {', '.join(sorted(set(STATES.values())))}"
+        raise UsageError(msg)
+    return frozenset(state for state in found.values() if state)
+
+
 def _called(read: Callable[..., T], marker: pytest.Mark) -> T:
     """Reads the arguments of a marker as those of a function."""
+    empty = inspect.Signature.empty
+    parameters = [one.replace(annotation=empty) for one in inspect.signature(read).parameters.values()]
+    signature = inspect.Signature(parameters)
     try:
-        return read(*marker.args, **marker.kwargs)
-    except (TypeError, UsageError) as error:
+        given = signature.bind(*marker.args, **marker.kwargs)
+    except TypeError as error:
+        msg = f"@pytest.mark.{marker.name}: {error}: write {marker.name}{signature}"
+        raise pytest.UsageError(msg) from error
+    try:
+        return read(*given.args, **given.kwargs)
+    except UsageError as error:
         msg = f"@pytest.mark.{marker.name}: {error}"
         raise pytest.UsageError(msg) from error

@@ -7,7 +7,7 @@ import pytest
 from pytest_plugin.inside import collected, configured
 from sockguard._core.ignoring import parse_rule
 from sockguard._core.leftovers import Leftover
-from sockguard.pytest_plugin.settings import Allowed, Settings, Terms, read_settings, terms_of
+from sockguard.pytest_plugin.settings import Allowed, Settings, Terms, known_states, read_settings, terms_of
 from sockguard.testing import GRACE
 
 PLAIN = Settings("error", 0.5, (), checks_failed=False, report="", baseline="")
@@ -126,13 +126,30 @@ def test_terms_of_a_test(tmp_path):
     ]
 
 
+MISSING = "@pytest.mark.allow_socket_leaks: missing a required argument: 'reason'"
+
+
 @pytest.mark.parametrize(
     ("marker", "complaint"),
     [
         ("socket_leaks('loud')", "socket_leaks(action='loud') makes no sense: give off, warn or error"),
         ("socket_leaks(grace='soon')", "socket_leaks(grace=...) = 'soon' makes no sense: give seconds"),
-        ("socket_leaks(loud=True)", "@pytest.mark.socket_leaks: "),
-        ("allow_socket_leaks", "@pytest.mark.allow_socket_leaks: "),
+        ("socket_leaks(loud=True)", "@pytest.mark.socket_leaks: got an unexpected keyword argument 'loud': write so"),
+        (
+            "socket_leaks(states=['CLOSE_WAIT', 'shut'])",
+            "@pytest.mark.socket_leaks: states='shut' makes no sense: give s",
+        ),
+        (
+            "socket_leaks(states=8)",
+            "@pytest.mark.socket_leaks: states=8 makes no sense: give some of BOUND_INACTIVE, C",
+        ),
+        ("socket_leaks(states=[None])", "@pytest.mark.socket_leaks: states=None makes no sense: give some of"),
+        ("socket_leaks(states=[])", "@pytest.mark.socket_leaks: states=[] makes no sense: give some of"),
+        ("allow_socket_leaks", f"{MISSING}: write allow_socket_leaks(reason, *, count=None, match=None)"),
+        (
+            "allow_socket_leaks('x', 2)",
+            "@pytest.mark.allow_socket_leaks: too many positional arguments: write allow_soc",
+        ),
         ("allow_socket_leaks('')", "@pytest.mark.allow_socket_leaks: the reason '' makes no sense: say why"),
         ("allow_socket_leaks(3)", "@pytest.mark.allow_socket_leaks: the reason 3 makes no sense: say why"),
         (
@@ -153,6 +170,32 @@ def test_nonsense_in_markers(tmp_path, marker, complaint):
         return str(caught.value)
 
     assert collected(tmp_path, text, ask).startswith(complaint)
+
+
+@pytest.mark.parametrize(
+    ("given", "state"),
+    [
+        ("CLOSE-WAIT", "CLOSE_WAIT"),
+        ("close-wait", "CLOSE_WAIT"),
+        ("CLOSE_WAIT", "CLOSE_WAIT"),
+        ("ESTAB", "ESTABLISHED"),
+        ("established", "ESTABLISHED"),
+        ("FIN-WAIT-1", "FIN_WAIT1"),
+        ("fin_wait2", "FIN_WAIT2"),
+        ("SYN-SENT", "SYN_SENT"),
+        ("SYN-RECV", "SYN_RECV"),
+        ("LAST-ACK", "LAST_ACK"),
+        ("LISTEN", "LISTEN"),
+        ("listening", "LISTEN"),
+        ("closed", "CLOSE"),
+        ("CLOSING", "CLOSING"),
+        ("UNCONN", "UNCONNECTED"),
+        ("unconnected", "UNCONNECTED"),
+    ],
+)
+def test_states_may_be_written_as_others_write_them(given, state):
+    """As `ss` prints them, as its filters have them, as the kernel has them; ours are those of the messages."""
+    assert known_states([given]) == {state}
 
 
 WEB, OTHER = leftover(remote="10.0.0.1:80"), leftover(remote="10.0.0.1:81", state="CLOSE_WAIT")
