@@ -120,3 +120,36 @@ def test_header(tmp_path):
         "socket leaks: warn (grace 7 s, 1 ignore lines)"
         in run_suite(tmp_path, "-o", "socket_leaks_grace=7", leaks="warn").text
     )
+
+
+ACCEPTED = """
+import socket
+import pytest
+KEPT = []
+
+@pytest.fixture(scope="session")
+def listener():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener
+
+@pytest.fixture(scope="session")
+def client(listener):
+    with socket.create_connection(listener.getsockname()) as client:
+        yield client
+
+def test_leak(listener, client): KEPT.append(listener.accept()[0])
+@pytest.mark.allow_socket_leaks("one is wanted", count=1)
+def test_allowed(listener):
+    with socket.create_connection(listener.getsockname()):
+        KEPT.append(listener.accept()[0])
+def test_other(): pass
+"""
+
+
+def test_connection_of_a_server_is_told_once(tmp_path):
+    """Its test is over, and its client has gone: two reasons to look at it, one socket."""
+    write(tmp_path, test_a=ACCEPTED)
+    outcome = run_suite(tmp_path)
+    assert [leak["test"] for leak in outcome.leaks if leak["status"] == "error"] == ["test_a.py::test_leak"]
+    assert len({leak["inode"] for leak in outcome.leaks}) == len(outcome.leaks)
+    assert "1 socket left open, opened at test_a.py:16 in test_leak" in outcome.text

@@ -86,7 +86,8 @@ class Judge:
     def _look(self, *, is_fresh: bool) -> bool:
         self._queued = self._queues.find()  # first: what is accepted meanwhile is seen below
         due = self._ledger.abandoned_early(self._owner) if self._is_early else self._ledger.due(is_fresh=is_fresh)
-        due = [s for s in due if self._only in (None, s.owner)]
+        # One that a server accepted is due by itself, and once more as its client has gone.
+        due = list({s.birth.inode: s for s in due if self._only in (None, s.owner)}.values())
         known = {suspect.birth.inode for suspect in self._suspects}
         others = self._sort_out([s for s in due if s.birth.inode not in known])
         self._suspects = [suspect for suspect in due if suspect.birth.inode in known] + others
