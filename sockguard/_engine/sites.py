@@ -27,6 +27,8 @@ from collections.abc import Iterable, Iterator
 from types import CodeType, FrameType
 from typing import NamedTuple
 
+from sockguard._kernel.natives import system
+
 __all__ = [
     "Frame", "Site", "capture", "capture_at", "is_application", "is_own", "line_of", "main_line", "place", "table_size",
 ]  # fmt: skip
@@ -282,7 +284,7 @@ def _parents() -> Iterator[str]:
     """Yields directories that a reader knows anyway; the root is none of them."""
     candidates = list(sys.path)
     with contextlib.suppress(FileNotFoundError):  # it was removed
-        candidates.append(os.getcwd())
+        candidates.append(system.getcwd())
     for candidate in map(str, candidates):
         if len(candidate) > 1 and os.path.isabs(candidate):
             yield candidate.rstrip(os.sep) + os.sep

@@ -4,13 +4,12 @@ A look never fails for a part of it: what cannot be read becomes an `Unseen`.
 """
 
 import errno
-import os
 import sys
-import time
 from collections.abc import Collection, Iterable, Mapping
 
 from sockguard._core.facts import LEAK_STATES, Holder, ProcessFacts, Snapshot, SocketFacts, TcpState, Unseen
 from sockguard._core.listeners import Listeners
+from sockguard._kernel.natives import system, wall_clock
 from sockguard._kernel.own_fds import read_all_sockets, read_hung_up
 from sockguard._kernel.proc_pid import (
     are_others_hidden,
@@ -64,7 +63,7 @@ def look_at_self() -> Snapshot:
         KernelUnavailable: Not Linux.
     """
     require_linux("finding leaks")
-    pid, netns = os.getpid(), read_netns()
+    pid, netns = system.getpid(), read_netns()
     table = read_table(pid, netns, is_own=True)
     hung_up = read_hung_up()
     mine = hung_up | _read_stuck_listeners(table.sockets)
@@ -79,7 +78,7 @@ def look_at_self() -> Snapshot:
         if facts:
             unlisted.append(facts)
     sockets = with_infos(table.sockets, holders, {}) + unlisted
-    return Snapshot(time.time(), tuple(sockets), {}, holders, {}, tuple(table.unseen))
+    return Snapshot(wall_clock(), tuple(sockets), {}, holders, {}, tuple(table.unseen))
 
 
 def _read_stuck_listeners(sockets: list[SocketFacts]) -> dict[int, list[int]]:
@@ -131,7 +130,7 @@ def look_at_processes(
             Unseen(None, f"the descriptors of {n_unreadable} of {len(processes) + n_hidden} processes", OWNER_RIGHTS)
         )
     return Snapshot(
-        at=time.time(),
+        at=wall_clock(),
         sockets=tuple(with_infos(sockets, holders, processes)),
         processes=processes,
         holders=holders,
@@ -165,7 +164,7 @@ def _read_processes(pids: Collection[int] | None) -> tuple[dict[int, ProcessFact
 
 def _namespaces(processes: Mapping[int, ProcessFacts], own: int, *, every: bool) -> dict[int, list[int]]:
     """Lists the network namespaces to ask: inode -> the processes that live in it."""
-    namespaces = {own: [os.getpid()]} if every else {}
+    namespaces = {own: [system.getpid()]} if every else {}
     for process in processes.values():
         namespaces.setdefault(process.netns or own, []).append(process.pid)
     return namespaces

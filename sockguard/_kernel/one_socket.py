@@ -5,12 +5,12 @@ in another network namespace), and how one is made sure of right before acting o
 """
 
 import _socket
-import os
 import socket
 import sys
 from typing import Any, Protocol
 
 from sockguard._core.facts import Address, SocketFacts, TcpState
+from sockguard._kernel.natives import system
 from sockguard._kernel.peer_name import read_peer_name
 from sockguard._kernel.tcp_info import read_tcp_info
 from sockguard._kernel.unread import count_unread
@@ -80,7 +80,7 @@ def read_facts(sock: _socket.socket, *, netns: int = 0) -> SocketFacts | None:
         return None  # UDP, SCTP, SMC
     if not info.segs_in or info.was_refused:
         return None
-    status = os.fstat(fd_of(sock))
+    status = system.fstat(fd_of(sock))
     hung_up = info.state == TcpState.CLOSE_WAIT
     return SocketFacts(
         state=info.state,

@@ -9,10 +9,11 @@ polls that file should not call this; `docs/explanation/limits.md`.)
 """
 
 import errno
-import os
 import select
 import stat
 import types
+
+from sockguard._kernel.natives import open_file, system
 
 __all__ = ["NO_DESCRIPTOR", "read_all_sockets", "read_fd_count", "read_fd_limit", "read_hung_up", "read_table_size"]
 
@@ -30,7 +31,7 @@ Taken by pop() and given back by append(), both atomic, so threads never share t
 
 def read_table_size() -> int:
     """Reads how many descriptors the process's table has room for: no fd is beyond it."""
-    with open("/proc/self/status", "rb") as file:
+    with open_file("/proc/self/status", "rb") as file:
         for line in file:
             if line.startswith(b"FDSize:"):
                 return int(line[7:])
@@ -74,14 +75,14 @@ def _new_poller(block: int) -> "select.poll":
 
 def read_all_sockets() -> dict[int, list[int]]:
     """Lists all sockets of this process: inode -> its descriptors, in ascending order."""
-    return _sockets_among(sorted(map(int, os.listdir("/proc/self/fd"))))
+    return _sockets_among(sorted(map(int, system.listdir("/proc/self/fd"))))
 
 
 def _sockets_among(fds: list[int]) -> dict[int, list[int]]:
     sockets: dict[int, list[int]] = {}
     for fd in fds:
         try:
-            status = os.fstat(fd)
+            status = system.fstat(fd)
         except OSError:
             continue  # closed since it was listed
         if stat.S_ISSOCK(status.st_mode):
@@ -91,7 +92,7 @@ def _sockets_among(fds: list[int]) -> dict[int, list[int]]:
 
 def read_fd_count() -> int:
     """Counts the open descriptors of this process, cheaply: since Linux 6.2 the folder's size is their number."""
-    return os.stat("/proc/self/fd").st_size or len(os.listdir("/proc/self/fd"))
+    return system.stat("/proc/self/fd").st_size or len(system.listdir("/proc/self/fd"))
 
 
 def read_fd_limit() -> int | None:

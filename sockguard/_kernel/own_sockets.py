@@ -1,13 +1,13 @@
 """What is this socket of ours, of whatever family? And which of our children have a copy of one?"""
 
 import _socket
-import os
 import socket
 import stat
 from collections.abc import Collection, Iterator
 
 from sockguard._core.facts import Address, Holder, TcpState
 from sockguard._core.leftovers import Sketch
+from sockguard._kernel.natives import open_file, system
 from sockguard._kernel.one_socket import fd_of, read_facts
 from sockguard._kernel.peer_name import read_peer_name
 from sockguard._kernel.proc_pid import find_holders
@@ -37,7 +37,7 @@ NO_INODE = -1
 def read_inode(fd: int) -> int:
     """Reads the inode of a descriptor, for a socket the one thing that no other has; -1 if it is closed."""
     try:
-        return os.fstat(fd).st_ino if fd >= 0 else NO_INODE
+        return system.fstat(fd).st_ino if fd >= 0 else NO_INODE
     except OSError:
         return NO_INODE  # closed by its number
 
@@ -52,17 +52,17 @@ def sketch_descriptor(fd: int, inode: int) -> Sketch | None:
         inode: that of the socket.
     """
     try:
-        duplicate = os.dup(fd)
+        duplicate = system.dup(fd)
     except OSError:
         return None
     try:
-        status = os.fstat(duplicate)
+        status = system.fstat(duplicate)
         is_it = stat.S_ISSOCK(status.st_mode) and status.st_ino == inode
         sock = _socket.socket(fileno=duplicate) if is_it else None
     except OSError:
         sock = None
     if sock is None:
-        os.close(duplicate)
+        system.close(duplicate)
         return None
     try:
         return sketch_socket(sock)
@@ -137,13 +137,13 @@ def _text(name: object) -> str:
 
 def is_alone() -> bool:
     """Tells whether this process has a single thread and no child: then nobody closes a socket while we wait."""
-    return os.stat("/proc/self/task").st_nlink <= 3 and not has_children()  # noqa: PLR2004 - ., .. and the thread
+    return system.stat("/proc/self/task").st_nlink <= 3 and not has_children()  # noqa: PLR2004 - ., .. and the thread
 
 
 def read_descriptors() -> tuple[dict[int, list[int]], list[int]]:
     """Lists the descriptors of this process: sockets, as socket inode -> descriptors, and all others."""
-    names = os.listdir("/proc/self/fd")
-    fstat = os.fstat
+    names = system.listdir("/proc/self/fd")
+    fstat = system.fstat
     sockets: dict[int, list[int]] = {}
     others: list[int] = []
     for name in names:
@@ -162,7 +162,7 @@ def read_descriptors() -> tuple[dict[int, list[int]], list[int]]:
 def has_children() -> bool:
     """Tells whether this process has any child, in a microsecond; takes no child's exit status away."""
     try:
-        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        system.waitid(system.P_ALL, 0, system.WEXITED | system.WNOHANG | system.WNOWAIT)
     except ChildProcessError:
         return False
     return True
@@ -184,13 +184,13 @@ def _descendants(pid: int | str) -> Iterator[int]:
 def _children(pid: int | str) -> list[int]:
     """Lists the children of a process (CONFIG_PROC_CHILDREN); none where the kernel was built without."""
     try:
-        threads = os.listdir(f"/proc/{pid}/task")
+        threads = system.listdir(f"/proc/{pid}/task")
     except OSError:
         return []
     found: list[int] = []
     for thread in threads:
         try:
-            with open(f"/proc/{pid}/task/{thread}/children", "rb") as file:
+            with open_file(f"/proc/{pid}/task/{thread}/children", "rb") as file:
                 found += map(int, file.read().split())
         except OSError:
             continue  # it has ended

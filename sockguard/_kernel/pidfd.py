@@ -24,7 +24,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sockguard._kernel.natives import native
+from sockguard._kernel.natives import native, system
 from sockguard._kernel.proc_pid import read_stat
 from sockguard.errors import KernelUnavailable
 
@@ -86,11 +86,11 @@ def borrow_socket(pid: int, fd: int, *, started: int | None = None) -> Iterator[
         KernelUnavailable: Not Linux, or older than 5.6, or the sandbox refuses.
     """
     with no_fork:
-        borrowed = os.dup(fd) if pid == os.getpid() else _take_duplicate(pid, fd, started)
+        borrowed = system.dup(fd) if pid == system.getpid() else _take_duplicate(pid, fd, started)
         try:
             sock = _socket.socket(-1, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, -1, fileno=borrowed)
         except OSError:
-            os.close(borrowed)
+            system.close(borrowed)
             raise
         try:
             yield sock
@@ -99,10 +99,10 @@ def borrow_socket(pid: int, fd: int, *, started: int | None = None) -> Iterator[
 
 
 def _take_duplicate(pid: int, fd: int, started: int | None) -> int:
-    if not hasattr(os, "pidfd_open"):
+    if not hasattr(system, "pidfd_open"):
         raise KernelUnavailable("pidfd_getfd", f"{sys.platform} has none", "It needs Linux 5.6 or newer.")
     try:
-        pidfd = os.pidfd_open(pid)
+        pidfd = system.pidfd_open(pid)
     except OSError as error:
         raise _too_old() if error.errno == errno.ENOSYS else error from None
     try:
@@ -110,7 +110,7 @@ def _take_duplicate(pid: int, fd: int, started: int | None) -> int:
             raise ProcessLookupError(errno.ESRCH, "the process was replaced by another with its pid", str(pid))
         return _pidfd_getfd(pidfd, fd)
     finally:
-        os.close(pidfd)
+        system.close(pidfd)
 
 
 def _too_old() -> KernelUnavailable:
@@ -128,4 +128,4 @@ def _pidfd_getfd(pidfd: int, fd: int) -> int:
     number = ctypes.get_errno()
     if number == errno.ENOSYS:
         raise _too_old()
-    raise OSError(number, os.strerror(number))
+    raise OSError(number, system.strerror(number))

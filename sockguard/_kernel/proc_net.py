@@ -11,6 +11,7 @@ import sys
 from functools import lru_cache
 
 from sockguard._core.facts import Address, SocketFacts
+from sockguard._kernel.natives import open_file
 from sockguard.errors import InternalError
 
 __all__ = ["parse_net_tcp", "parse_sockstat", "read_net_tcp", "read_socket_count"]
@@ -81,7 +82,7 @@ def read_net_tcp(pid: int | str = "self", *, netns: int = 0, proc: str = "/proc"
     sockets = []
     for table in ("tcp", "tcp6"):
         try:
-            with open(f"{proc}/{pid}/net/{table}", encoding="ascii") as file:
+            with open_file(f"{proc}/{pid}/net/{table}", encoding="ascii") as file:
                 sockets += parse_net_tcp(file.read(), netns)
         except FileNotFoundError:
             if table == "tcp":
@@ -107,7 +108,7 @@ def read_socket_count() -> int:
     count = 0
     for name in ("sockstat", "sockstat6"):
         try:
-            with open(f"/proc/self/net/{name}", encoding="ascii") as file:
+            with open_file(f"/proc/self/net/{name}", encoding="ascii") as file:
                 count += parse_sockstat(file.read())
         except FileNotFoundError:
             continue  # a kernel without IPv6

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 from sockguard._core.facts import Holder, ProcessFacts
+from sockguard._kernel.natives import open_file, system
 from sockguard.errors import InternalError, KernelUnavailable
 
 __all__ = [
@@ -102,7 +103,7 @@ def list_pids(proc: str = "/proc") -> list[int]:
     Raises:
         KernelUnavailable: There is none, so this is no real /proc.
     """
-    pids = sorted(int(name) for name in os.listdir(proc) if name.isdecimal())
+    pids = sorted(int(name) for name in system.listdir(proc) if name.isdecimal())
     if not pids:
         raise KernelUnavailable(proc, "it lists no process", "Mount /proc.")
     return pids
@@ -127,7 +128,7 @@ def refuse_thread(pid: int, proc: str = "/proc") -> None:
 def read_netns(pid: int | str = "self", proc: str = "/proc") -> int:
     """Finds the inode of a process's network namespace; 0 where it may not be read."""
     try:
-        target = os.readlink(f"{proc}/{pid}/ns/net")
+        target = system.readlink(f"{proc}/{pid}/ns/net")
     except OSError:
         return 0
     return int(target.removeprefix("net:[").removesuffix("]"))
@@ -141,7 +142,7 @@ def read_protocol(pid: int, fd: int, proc: str = "/proc") -> str:
     Raises:
         OSError: The descriptor is closed, no socket, or may not be looked at.
     """
-    return os.getxattr(f"{proc}/{pid}/fd/{fd}", "system.sockprotoname").rstrip(b"\0").decode("ascii", "replace")
+    return system.getxattr(f"{proc}/{pid}/fd/{fd}", "system.sockprotoname").rstrip(b"\0").decode("ascii", "replace")
 
 
 def read_socket_fds(pid: int | str = "self", proc: str = "/proc") -> tuple[dict[int, list[int]], int]:
@@ -157,11 +158,11 @@ def read_socket_fds(pid: int | str = "self", proc: str = "/proc") -> tuple[dict[
     """
     sockets: dict[int, list[int]] = {}
     try:
-        folder = os.open(f"{proc}/{pid}/fd", os.O_RDONLY | os.O_DIRECTORY)
+        folder = system.open(f"{proc}/{pid}/fd", system.O_RDONLY | system.O_DIRECTORY)
     except FileNotFoundError as error:
         raise ProcessLookupError(errno.ESRCH, "no such process", str(pid)) from error
     try:
-        fds = sorted(map(int, os.listdir(folder)))
+        fds = sorted(map(int, system.listdir(folder)))
         for fd in fds:
             inode = _read_socket_inode(folder, fd)
             if inode is not None:
@@ -169,13 +170,13 @@ def read_socket_fds(pid: int | str = "self", proc: str = "/proc") -> tuple[dict[
     except FileNotFoundError as error:
         raise ProcessLookupError(errno.ESRCH, "no such process", str(pid)) from error
     finally:
-        os.close(folder)
+        system.close(folder)
     return sockets, len(fds)
 
 
 def _read_socket_inode(folder: int, fd: int) -> int | None:
     try:
-        return parse_socket_link(os.readlink(str(fd), dir_fd=folder))
+        return parse_socket_link(system.readlink(str(fd), dir_fd=folder))
     except OSError as error:
         if error.errno in _GONE:
             return None  # closed since it was listed
@@ -184,7 +185,7 @@ def _read_socket_inode(folder: int, fd: int) -> int | None:
 
 def _read(pid: int | str, name: str, proc: str) -> bytes:
     try:
-        with open(f"{proc}/{pid}/{name}", "rb") as file:
+        with open_file(f"{proc}/{pid}/{name}", "rb") as file:
             return file.read()
     except FileNotFoundError as error:
         raise ProcessLookupError(errno.ESRCH, "no such process", str(pid)) from error
@@ -237,7 +238,7 @@ def _read_process(pid: int, stat: Stat, proc: str) -> ProcessFacts:
     return ProcessFacts(
         pid=pid,
         ppid=stat.ppid,
-        uid=os.stat(f"{proc}/{pid}").st_uid,
+        uid=system.stat(f"{proc}/{pid}").st_uid,
         command=read_command(pid, proc),
         started=stat.started,
         netns=read_netns(pid, proc),

@@ -9,12 +9,11 @@ duplicate has the socket open, here or in a child. (One more is not seen: a dupl
 Unix socket, or in a process that is no child, while a new socket has got the number.)
 """
 
-import os
 import stat
 from collections.abc import Mapping
 from typing import Any
 
-from sockguard._kernel.natives import native
+from sockguard._kernel.natives import native, system
 from sockguard._kernel.own_fds import read_fd_count
 from sockguard._kernel.own_sockets import has_children
 
@@ -53,26 +52,26 @@ class Standing:
             return
         try:
             self._epoll = native("select", "epoll")()
-            self._info = os.open(f"/proc/self/fdinfo/{self._epoll.fileno()}", os.O_RDONLY)
+            self._info = system.open(f"/proc/self/fdinfo/{self._epoll.fileno()}", system.O_RDONLY)
             for fds in sockets.values():
                 self._epoll.register(fds[0], 0)
             duplicates = [fd for fds in sockets.values() if len(fds) > 1 for fd in fds]
             self._others = {fd: _identity(fd) for fd in (*others, *duplicates)}
-            self._text = os.pread(self._info, LENGTH, 0)
+            self._text = system.pread(self._info, LENGTH, 0)
         except (OSError, AttributeError):
             self.close()
             return
         # Not the count of now: another thread may have opened something since the list was made.
-        self._count, self._pid = len(others) + sum(map(len, sockets.values())) + _own_count(), os.getpid()
+        self._count, self._pid = len(others) + sum(map(len, sockets.values())) + _own_count(), system.getpid()
         if _inodes(self._text) != sockets.keys():
             self.close()  # an old kernel, or another socket by now
 
     def is_same(self) -> bool:
         """Tells whether exactly the same is open; False also where that is not known."""
-        if self._epoll is None or self._count != read_fd_count() or self._pid != os.getpid() or has_children():
+        if self._epoll is None or self._count != read_fd_count() or self._pid != system.getpid() or has_children():
             return False
         try:
-            is_same = os.pread(self._info, LENGTH, 0) == self._text
+            is_same = system.pread(self._info, LENGTH, 0) == self._text
             return is_same and all(_identity(fd) == before for fd, before in self._others.items())
         except OSError:
             return False
@@ -91,12 +90,12 @@ class Standing:
         elif epoll is not None:
             epoll.close()
         if _is_still(info, "/fdinfo/"):
-            os.close(info)
+            system.close(info)
 
 
 def _own_count() -> int:
     """Counts what `read_fd_count` counts beyond a list made before: epoll set and text; the list's own before 6.2."""
-    return 2 if os.stat("/proc/self/fd").st_size else 3
+    return 2 if system.stat("/proc/self/fd").st_size else 3
 
 
 def _inodes(text: bytes) -> set[int]:
@@ -107,13 +106,13 @@ def _inodes(text: bytes) -> set[int]:
 def _is_still(fd: int, name: str) -> bool:
     """Tells whether a number is still what we have opened; a program that closes all numbers takes ours, too."""
     try:
-        return name in os.readlink(f"/proc/self/fd/{fd}")
+        return name in system.readlink(f"/proc/self/fd/{fd}")
     except OSError:
         return False
 
 
 def _identity(fd: int) -> tuple[bool, int]:
     """Tells whether a descriptor is a socket, and which; what is none may change into another that is none."""
-    status = os.fstat(fd)
+    status = system.fstat(fd)
     is_socket = stat.S_ISSOCK(status.st_mode)
     return is_socket, status.st_ino if is_socket else 0

@@ -5,12 +5,12 @@ namespace that may not be entered), /proc/PID/net/tcp gives the same rows, and w
 missing in them is asked of each sick socket that can be borrowed.
 """
 
-import os
 from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
 from sockguard._core.facts import LEAK_STATES, Holder, ProcessFacts, SocketFacts, TcpState, Unseen
 from sockguard._kernel.inet_diag import ALL_STATES, open_diag, read_sockets
+from sockguard._kernel.natives import system
 from sockguard._kernel.netns import open_diag_in
 from sockguard._kernel.one_socket import read_cookie, read_facts
 from sockguard._kernel.pidfd import borrow_socket
@@ -90,7 +90,7 @@ def _complete(facts: SocketFacts, holder: Holder, processes: Mapping[int, Proces
     process = processes.get(holder.pid)
     try:
         with borrow_socket(holder.pid, holder.fd, started=process and process.started) as sock:
-            if os.fstat(sock.fileno()).st_ino != facts.inode:
+            if system.fstat(sock.fileno()).st_ino != facts.inode:
                 return facts
             return facts._replace(info=read_tcp_info(sock), cookie=read_cookie(sock))
     except _CANNOT_BORROW:

@@ -46,21 +46,42 @@ class Court:
         if test is None:
             yield
             return
-        has_early = bool(self._tracking.ledger.owners) and not test.is_excused
-        early = self._judge_of(test, is_early=True).sit(test.terms.grace) if has_early else []
+        early, interruption = self._judge_early(test)
         try:
             yield
             is_over = True
         finally:
             test.is_over = True
             test.is_excused = test.is_excused or not is_over
+        if interruption is not None:
+            raise interruption
         self._judge(test, early)
+
+    def _judge_early(self, test: TestOwner) -> tuple[list[Charge], BaseException | None]:
+        """Judges what servers keep; if somebody ends that by an exception (a time-out), it is raised later.
+
+        Whatever happens in here, the fixtures have to be torn down.
+        """
+        if not self._tracking.ledger.owners or test.is_excused:
+            return [], None
+        try:
+            return self._sit(test, is_early=True), None
+        except BaseException as interruption:  # noqa: BLE001 - see above
+            return [], interruption
+
+    def _sit(self, test: TestOwner, *, is_early: bool = False) -> list[Charge]:
+        """Judges. If that fails it is our failure, and no test errs for it: it is told in the summary."""
+        try:
+            return self._judge_of(test, is_early=is_early).sit(test.terms.grace)
+        except Exception as error:  # noqa: BLE001
+            self._records.mishaps.append(f"{test.nodeid} could not be judged: {error!r}")
+            return []
 
     def _judge_of(self, owner: Owner, *, is_early: bool = False) -> Judge:
         return Judge(self._tracking.ledger, self._tracking.queues, owner, is_early=is_early)
 
     def _judge(self, test: TestOwner, early: list[Charge]) -> None:
-        charges = early + self._judge_of(test).sit(test.terms.grace)
+        charges = early + self._sit(test)
         self._phases.test = self._tracking.ledger.births.background = None
         failing = self._failing(charges)
         own = failing.pop(test, [])

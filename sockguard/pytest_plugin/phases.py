@@ -3,6 +3,7 @@
 Outside of phases, and of the innermost hooks in them, the test runner and its plugins run: what they open is theirs.
 """
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +16,9 @@ from sockguard.pytest_plugin.owners import FixtureOwner, TestOwner
 from sockguard.pytest_plugin.settings import Settings, Terms, terms_of
 
 __all__ = ["Phases"]
+
+NO_DESCRIPTOR = contextlib.suppress(OSError)
+"""Where the program has none left to look with, the next look sees what this one should have."""
 
 
 class Phases:
@@ -34,7 +38,8 @@ class Phases:
     def pytest_runtest_setup(self, item: pytest.Item) -> Iterator[None]:
         """A test begins."""
         self.test = TestOwner(item, terms_of(item, self._settings))
-        self._ledger.look_if_changed()
+        with NO_DESCRIPTOR:
+            self._ledger.look_if_changed()
         self._births.background = Moment(self.test)
         return (yield from self._within(self.test))
 
@@ -50,7 +55,11 @@ class Phases:
             return (yield from self._within(self.test))
         finally:
             if self.test is not None:
-                self._ledger.look(Moment(self.test))  # whatever was opened in C in any of its phases
+                self._look(Moment(self.test))  # whatever was opened in C in any of its phases
+
+    def _look(self, moment: Moment | None = None) -> None:
+        with NO_DESCRIPTOR:
+            self._ledger.look(moment)
 
     def _within(self, owner: TestOwner | None) -> Iterator[None]:
         if owner is None:
@@ -68,7 +77,7 @@ class Phases:
         """A fixture is made: for the test that runs, or for several, and then it is charged itself."""
         if fixturedef.scope == "function":
             return (yield from self._in_fixture(Moment(self._births.moment.owner, fixturedef.argname)))
-        self._ledger.look()
+        self._look()
         terms = Terms(self._settings.action, self._settings.grace, None, None)
         owner = FixtureOwner(fixturedef, request, terms)
         try:
@@ -85,7 +94,7 @@ class Phases:
             return (yield)
         finally:
             if moment.owner is not before.owner:
-                self._ledger.look()
+                self._look()
             self._births.enter(before)
 
     def _begin(self, owner: FixtureOwner) -> None:
@@ -98,7 +107,8 @@ class Phases:
 
     def _ends(self, owner: FixtureOwner) -> None:
         """A fixture's teardown begins."""
-        claim(owner, self._ledger)
+        with NO_DESCRIPTOR:
+            claim(owner, self._ledger)
         self._before[id(owner.definition)] = self._births.enter(Moment(owner))
 
     @pytest.hookimpl
@@ -107,7 +117,7 @@ class Phases:
         owner = self._owners.pop(id(fixturedef), None)
         if owner is None:
             return
-        self._ledger.look()
+        self._look()
         self._births.enter(self._before.pop(id(fixturedef), self._idle))
         self._ledger.owners.remove(owner)
         owner.is_over = True

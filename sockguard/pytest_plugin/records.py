@@ -33,6 +33,8 @@ class Records:
         """One for each leftover: its fields, and `status`: error, warning, known or ignored."""
         self.used: set[str] = set()
         """Lines of the ignore list that matched."""
+        self.mishaps: list[str] = []
+        """What we could not do, in words."""
         self.late: list[tuple[str, Location, str]] = []
         """Reports that a worker cannot make by itself, as its tests are judged already: node id, place, text."""
 
@@ -72,12 +74,13 @@ class Records:
 
     def to_send(self) -> dict[str, Any]:
         """Gives what a worker tells the main process, in plain types."""
-        return {"entries": self.entries, "used": sorted(self.used), "late": self.late}
+        return {"entries": self.entries, "used": sorted(self.used), "late": self.late, "mishaps": self.mishaps}
 
     def receive(self, sent: dict[str, Any]) -> None:
         """Takes in what a worker tells."""
         self.entries += sent["entries"]
         self.used.update(sent["used"])
+        self.mishaps += sent["mishaps"]
         for nodeid, (path, line, name), text in sent["late"]:
             self.tell_of(nodeid, (path, line, name), text)
 

@@ -114,6 +114,7 @@ class Summary:
     def _remarks(self) -> Iterator[str]:
         if known := self._with("known"):
             yield f"{len(known)} known leaks, listed in {self._settings.baseline}"
+        yield from (f"warning: {mishap}" for mishap in self._records.mishaps)
         for line in self._unused()["unused_ignore_lines"]:
             yield f"warning: socket_leaks_ignore = {line} matches nothing any more: take it out"
         yield from self._told

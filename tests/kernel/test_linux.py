@@ -18,6 +18,7 @@ from sockguard._core.facts import Address, Holder, ProcessFacts, Snapshot, Socke
 from sockguard._core.leaks import Cause, find_leaks
 from sockguard._kernel import linux, tables
 from sockguard._kernel.linux import look_at_processes, look_at_self, require_linux
+from sockguard._kernel.natives import system
 from sockguard._kernel.one_socket import read_cookie
 from sockguard._kernel.pidfd import borrow_socket
 from sockguard._kernel.proc_pid import read_netns
@@ -476,7 +477,7 @@ def test_system_that_cannot_lend_is_told(leaking: tuple[Child, int], monkeypatch
     """Where Python knows no pidfd_open, what no table lists cannot be looked at, and that is said."""
     child, inode = leaking
     child.do("unlisted, udp = socket.socket(), socket.socket(type=socket.SOCK_DGRAM)")
-    monkeypatch.delattr(os, "pidfd_open")
+    monkeypatch.delattr(system, "pidfd_open")
     snapshot = look_at_processes([child.pid])
     (unseen,) = snapshot.unseen
     assert (unseen.pid, unseen.fatal, "1 TCP descriptors" in unseen.what) == (child.pid, False, True)

@@ -1,5 +1,7 @@
 """The system's own functions, behind whatever a green library has put in their place."""
 
+import builtins
+import os
 import select
 import subprocess
 import sys
@@ -8,7 +10,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from sockguard._kernel.natives import monotonic, native
+from sockguard._kernel.natives import monotonic, native, new_poll, open_file, sleep, system, wall_clock
 
 
 def blocks(*_: object) -> None:
@@ -82,3 +84,45 @@ def test_the_clock_is_the_monotonic_one_under_another_name() -> None:
     """Libraries that freeze the time replace what is called time.monotonic, wherever it was imported to."""
     assert abs(monotonic() - time.monotonic()) < 1
     assert monotonic is not time.monotonic
+
+
+def refuse(*_: object, **__: object) -> None:
+    """Stands for what a test has put in the place of a function."""
+    raise AssertionError
+
+
+def test_what_is_kept_is_not_replaced_with_its_original(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither in its module nor in the globals of ours, where pyfakefs and freezegun look for functions."""
+    kept = [os.stat, os.listdir, open, time.time, time.monotonic, time.sleep, select.poll]
+    for module, names in ((os, ["stat", "listdir"]), (time, ["time", "monotonic", "sleep"]), (select, ["poll"])):
+        for name in names:
+            monkeypatch.setattr(module, name, refuse)
+    monkeypatch.setattr(builtins, "open", refuse)
+    globals_ = vars(sys.modules[native.__module__])
+    assert not [name for name, thing in globals_.items() if any(thing is one for one in kept)]
+    assert system.stat("/").st_ino and system.listdir("/")
+    assert wall_clock() > monotonic() > 0
+    with open_file("/proc/self/stat", encoding="ascii") as file:
+        assert file.read()
+    assert new_poll().poll(0) == []
+    sleep(0)
+
+
+@pytest.mark.parametrize("module", ["gevent.hub", "eventlet.greenthread"])
+def test_greenlets_go_on_while_we_sleep(monkeypatch: pytest.MonkeyPatch, module: str) -> None:
+    """They may be about to close what we wait for."""
+    slept = []
+
+    def green(seconds: float) -> None:
+        slept.append(seconds)
+
+    green.__module__ = module
+    monkeypatch.setattr(time, "sleep", green)
+    sleep(7)
+    assert slept == [7]
+
+
+def test_system_has_no_more_than_os() -> None:
+    """What is not there for programs is not there for us: neither `path`, nor what a sandbox has taken out."""
+    assert {name for name in vars(system) if not name.startswith("__")} <= set(dir(os))
+    assert not hasattr(system, "path")

@@ -1,6 +1,5 @@
 """Hung-up descriptors of this process by poll(), against a full look at each of them."""
 
-import builtins
 import contextlib
 import io
 import os
@@ -21,6 +20,8 @@ from hypothesis import strategies as st
 
 from children import start_child
 from loopback import connect, inode_of, reset, state_of, vanished_peer
+from sockguard._kernel import own_fds
+from sockguard._kernel.natives import system
 from sockguard._kernel.own_fds import (
     BLOCK,
     read_all_sockets,
@@ -198,7 +199,7 @@ def test_descriptor_closed_between_poll_and_look_is_left_out(monkeypatch: pytest
                 doomed.server.close()
             return genuine(fd)
 
-        monkeypatch.setattr(os, "fstat", fstat)
+        monkeypatch.setattr(system, "fstat", fstat)
         assert [inode in read_hung_up() for inode in inodes] == [False, True]
 
 
@@ -303,7 +304,7 @@ def test_threads_do_not_disturb_each_other() -> None:
 
 def test_missing_size_is_0(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where /proc does not tell the size, no descriptor is looked at, and nothing is raised."""
-    monkeypatch.setattr(builtins, "open", lambda *_: io.BytesIO(b"Name:\tpython\n"))
+    monkeypatch.setattr(own_fds, "open_file", lambda *_: io.BytesIO(b"Name:\tpython\n"))
     assert read_table_size() == 0
     assert read_hung_up() == {}
 
@@ -346,7 +347,7 @@ def test_open_descriptors_are_counted_one_by_one_before_linux_6_2(monkeypatch: p
         status = genuine(path)
         return os.stat_result((*status[:6], 0, *status[7:])) if path == "/proc/self/fd" else status
 
-    monkeypatch.setattr(os, "stat", stat_of_old)
+    monkeypatch.setattr(system, "stat", stat_of_old)
     assert read_fd_count() == expected + 1
 
 

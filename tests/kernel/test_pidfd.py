@@ -15,6 +15,7 @@ from forks import fork, succeeded
 from loopback import connect, inode_of, listen, vanished_peer
 from refusing import PIDFD_GETFD, PIDFD_OPEN, needs_seccomp
 from sockguard._kernel import pidfd
+from sockguard._kernel.natives import system
 from sockguard._kernel.one_socket import read_cookie
 from sockguard._kernel.pidfd import borrow_socket
 from sockguard._kernel.proc_pid import read_stat
@@ -207,14 +208,14 @@ def test_kernel_that_does_not_know_the_calls_is_told(monkeypatch: pytest.MonkeyP
         def unknown(_: int) -> int:
             raise OSError(errno.ENOSYS, "Function not implemented")
 
-        monkeypatch.setattr(os, "pidfd_open", unknown)
+        monkeypatch.setattr(system, "pidfd_open", unknown)
         with pytest.raises(KernelUnavailable, match=r"Linux 5\.6"), borrow_socket(child.pid, 0):
             pass
 
 
 def test_system_without_pidfd_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where Python knows no pidfd_open there is nothing to borrow with."""
-    monkeypatch.delattr(os, "pidfd_open")
+    monkeypatch.delattr(system, "pidfd_open")
     with pytest.raises(KernelUnavailable, match="pidfd_getfd"), borrow_socket(1, 0):
         pass
 

@@ -16,6 +16,7 @@ from children import start_child
 from loopback import inode_of
 from sockguard._core.facts import Holder
 from sockguard._kernel import proc_pid
+from sockguard._kernel.natives import system
 from sockguard._kernel.proc_pid import (
     Stat,
     find_holders,
@@ -247,7 +248,7 @@ def once(monkeypatch: pytest.MonkeyPatch, name: str, effect: Callable[[], object
             effect()
         return genuine(*arguments, **keywords)
 
-    monkeypatch.setattr(os, name, call)
+    monkeypatch.setattr(system, name, call)
 
 
 def test_process_is_read_whole(fake: FakeProc) -> None:
@@ -281,7 +282,7 @@ def test_descriptors_that_may_not_be_seen_are_not_zero(fake: FakeProc, monkeypat
     def refuse(*_: object, **__: object) -> int:
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(os, "open", refuse)
+    monkeypatch.setattr(system, "open", refuse)
     facts = read_process(42, fake.path)
     assert (facts.command, facts.fd_used, facts.fd_limit, dict(facts.sockets)) == (
         "server --port 8000",
@@ -301,7 +302,7 @@ def test_links_that_may_not_be_seen_are_not_zero(fake: FakeProc, monkeypatch: py
             raise PermissionError(errno.EACCES, "Permission denied")
         return genuine(path, **keywords)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(os, "readlink", refuse)
+    monkeypatch.setattr(system, "readlink", refuse)
     assert (read_process(42, fake.path).fd_used, dict(read_process(42, fake.path).sockets)) == (None, {})
 
 
@@ -398,7 +399,7 @@ def test_processes_that_could_not_be_asked_are_counted(fake: FakeProc, monkeypat
             raise PermissionError(errno.EACCES, "Permission denied")
         return genuine(path, *arguments)
 
-    monkeypatch.setattr(os, "open", refuse)
+    monkeypatch.setattr(system, "open", refuse)
     found = find_holders({70}, [5, 6, 7], fake.path)
     assert ([holder.pid for holder in found.by_inode[70]], found.n_unreadable) == ([5, 7], 1)
 

@@ -62,7 +62,7 @@ def test_ignore_lines_that_matched_nothing(make):
     """Those that did match, here or in a worker, are not among them."""
     records = make(ignore=tuple(map(parse_rule, ("port:80", "port:81", "port:82"))))
     records.judged(owner(), [leftover(remote="h:80")])
-    records.receive({"entries": [], "used": ["port:81"], "late": []})
+    records.receive({"entries": [], "used": ["port:81"], "late": [], "mishaps": []})
     assert records.unused() == ["port:82"]
 
 
@@ -109,12 +109,13 @@ def test_worker_sends_everything_home(make):
     worker._config.workerinput = {}  # noqa: SLF001 - what pytest-xdist sets
     worker.judged(owner(), [leftover()])
     worker.tell_of("a::b", ("a", 1, "b"), "late")
+    worker.mishaps.append("a::b could not be judged")
     assert worker._config.told == []  # noqa: SLF001
     sent = json.loads(json.dumps(worker.to_send()))
     del worker._config.workerinput  # noqa: SLF001
     main = make()
     main.receive(sent)
-    assert main.entries == worker.entries
+    assert (main.entries, main.mishaps) == (worker.entries, worker.mishaps)
     assert [report.nodeid for report in main._config.told] == ["a::b"]  # noqa: SLF001
 
 

@@ -6,7 +6,6 @@ As long as no other block runs, that counts as the block's. Of blocks that run s
 nobody knows whose it is, so none is charged with it.
 """
 
-import os
 import threading
 from collections.abc import Callable, Iterator
 from typing import TypeVar
@@ -16,6 +15,7 @@ from sockguard._engine.blame.births import WITHIN, Births, Moment
 from sockguard._engine.blame.judging import Judge
 from sockguard._engine.blame.ledger import Owner
 from sockguard._engine.blame.tracking import Tracking
+from sockguard._kernel.natives import system
 
 __all__ = ["Block", "turn"]
 
@@ -26,7 +26,7 @@ class _State:
     """What all blocks of this process share."""
 
     def __init__(self) -> None:
-        self.pid = os.getpid()
+        self.pid = system.getpid()
         self.lock = threading.RLock()
         self.running: list[Block] = []
         self.others: Moment | None = None
@@ -57,8 +57,8 @@ def turn() -> "threading.RLock":
 
     A child that was forked while another thread had it begins anew.
     """
-    if _state.pid != os.getpid():
-        _state.pid, _state.lock = os.getpid(), threading.RLock()
+    if _state.pid != system.getpid():
+        _state.pid, _state.lock = system.getpid(), threading.RLock()
     return _state.lock
 
 

@@ -5,6 +5,7 @@ import select
 from sockguard._core.leaks import Cause, Leak
 from sockguard._engine.blame.ledger import Ledger
 from sockguard._engine.blame.verdicts import find_sick
+from sockguard._kernel.natives import new_poll
 from sockguard._kernel.own_sockets import sketch_descriptor
 
 __all__ = ["Queues"]
@@ -52,7 +53,7 @@ def _identity(leak: Leak) -> tuple[object, ...]:
 
 
 def _is_any_ready(listeners: dict[int, int]) -> bool:
-    poller = select.poll()
+    poller = new_poll()
     for fd in listeners.values():
         poller.register(fd, select.POLLIN)
     return bool(poller.poll(0))

@@ -2,8 +2,6 @@
 
 import gc
 import linecache
-import os
-import time
 import warnings
 from collections.abc import Iterable
 from types import CodeType
@@ -17,6 +15,7 @@ from sockguard._engine.blame.ledger import IN_CHILD, Owner, Suspect
 from sockguard._engine.referrers import held_by
 from sockguard._engine.sites import Frame, Site, is_application, line_of, place
 from sockguard._kernel.linux import look_at_self
+from sockguard._kernel.natives import monotonic, system
 from sockguard._kernel.own_fds import read_all_sockets
 from sockguard._kernel.own_sockets import sketch_socket
 from sockguard._kernel.pidfd import borrow_socket
@@ -39,7 +38,7 @@ class Charge(NamedTuple):
 def find_sick() -> list[Leak]:
     """Finds the connections of this process whose peer has hung up, however short ago."""
     try:
-        return find_leaks(look_at_self(), min_age=0.0, pids=[os.getpid()])
+        return find_leaks(look_at_self(), min_age=0.0, pids=[system.getpid()])
     except (OSError, InternalError):
         return []  # no descriptor left to ask with
 
@@ -53,7 +52,7 @@ def charge_suspects(suspects: list[Suspect]) -> list[Charge]:
     suspects = _without_closed(suspects)
     _collect_garbage()
     living = read_all_sockets()
-    search_until = time.monotonic() + MAX_SEARCH
+    search_until = monotonic() + MAX_SEARCH
     return [_charge(s, sick.get(s.birth.inode), s.birth.inode in living, search_until) for s in suspects]
 
 
@@ -92,7 +91,7 @@ def _charge(suspect: Suspect, leak: Leak | None, is_open: bool, search_until: fl
         suspect.owner,
         leftover._replace(
             fd=suspect.fd,
-            pid=suspect.child.pid if suspect.child else os.getpid(),
+            pid=suspect.child.pid if suspect.child else system.getpid(),
             held_by=tuple(holders),
             age_seconds=age,
         ),
@@ -111,7 +110,7 @@ def _holders(birth: Birth, search_until: float) -> list[str]:
     """Finds who refers to a socket; pytest does so to the values of a test's fixtures until all is over."""
     found: dict[str, str] = {}
     for sock in birth.objects():
-        for holder in held_by(sock, max(0.0, search_until - time.monotonic())):
+        for holder in held_by(sock, max(0.0, search_until - monotonic())):
             is_pytest = "'funcargs' of" in holder
             text = f"the value of fixture '{birth.moment.fixture}'" if is_pytest and birth.moment.fixture else holder
             found[text] = text
@@ -143,7 +142,7 @@ def charge_queued(leaks: Iterable[Leak], owner: Owner) -> list[Charge]:
                 remote=str(leak.remote.unmapped) if leak.remote else "",
                 fd=None,
                 inode=None,
-                pid=os.getpid(),
+                pid=system.getpid(),
                 age_seconds=leak.age_seconds,
                 created_at=(),
                 created_by=(),
@@ -172,8 +171,8 @@ def _leftover(birth: Birth, owner: Owner, sketch: Sketch, cause: LeftoverCause |
         remote=sketch.remote,
         fd=None,
         inode=birth.inode,
-        pid=os.getpid(),
-        age_seconds=time.monotonic() - birth.at,
+        pid=system.getpid(),
+        age_seconds=monotonic() - birth.at,
         created_at=site.frames() if frames else (),
         created_by=_functions(frames),
         source=source,
