@@ -7,7 +7,6 @@
 
 import functools
 import inspect
-import time
 import warnings
 from collections.abc import Callable, Iterable
 from types import TracebackType
@@ -18,6 +17,7 @@ from sockguard._core.leftovers import Leftover, story
 from sockguard._engine.blame.blocks import Block, turn
 from sockguard._engine.blame.tracking import Tracking
 from sockguard._kernel.linux import require_linux
+from sockguard._kernel.natives import sleep
 from sockguard.adapters import births
 from sockguard.adapters.pausing import pause
 from sockguard.adapters.wrapping import Wrappings
@@ -140,7 +140,7 @@ class no_socket_leaks:  # noqa: N801 - used as `with no_socket_leaks():`, and kn
         block = self._innermost()
         try:
             for seconds in block.waits(self._grace, is_judged=error is None):
-                time.sleep(seconds)
+                sleep(seconds)
             self._tell(block)
         finally:
             block.end()

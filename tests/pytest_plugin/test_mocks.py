@@ -122,6 +122,63 @@ def test_cause_is_told_in_a_fake_file_system(outcome):
     assert leak["cause"] not in ("retained", "unclosed")
 
 
+FROZEN = """
+import asyncio, socket, sys, threading, time
+from unittest import mock
+import pytest
+import sockguard
+KEPT = []
+
+@pytest.fixture(scope="module", autouse=True)
+def thread():
+    "Somebody who could close what is open, so that the judgement waits for him."
+    is_over = threading.Event()
+    thread = threading.Thread(target=is_over.wait)
+    thread.start()
+    yield
+    is_over.set()
+    thread.join()
+
+@pytest.fixture(scope="module", autouse=True)
+def frozen(thread):
+    "As freezegun does: each function of the time stands still, wherever it was imported to, by whatever name."
+    originals = {id(getattr(time, name)): getattr(time, name)() for name in ("time", "monotonic", "perf_counter")}
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        for module in [module for module in sys.modules.values() if hasattr(module, "__dict__")]:
+            for name, thing in list(vars(module).items()):
+                if id(thing) in originals:
+                    monkeypatch.setattr(module, name, lambda now=originals[id(thing)]: now)
+        monkeypatch.setattr(time, "sleep", mock.Mock(side_effect=AssertionError("no test may sleep")))
+        yield
+
+def test_leak(): KEPT.append(socket.socket())
+def test_innocent(): pass
+def test_block():
+    with pytest.raises(sockguard.SocketLeakError), sockguard.no_socket_leaks(grace=0.1):
+        KEPT.append(socket.socket())
+def test_block_in_a_loop():
+    async def work():
+        async with sockguard.no_socket_leaks(grace=0.1):
+            KEPT.append(socket.socket())
+    with pytest.raises(sockguard.SocketLeakError):
+        asyncio.run(work())
+def test_closed_meanwhile_in_a_loop():
+    async def work():
+        async with sockguard.no_socket_leaks(grace=20):
+            sock = socket.socket()
+            asyncio.get_running_loop().call_soon(lambda: asyncio.get_running_loop().call_soon(sock.close))
+    asyncio.run(work())
+"""
+
+
+def test_time_is_frozen(tmp_path):
+    """Waiting for what is about to be closed takes as long as it should, and no mock of `time.sleep` is asked."""
+    write(tmp_path, test_a=FROZEN)
+    outcome = run_suite(tmp_path, "-o", "socket_leaks_grace=0.2")
+    assert (outcome.errors, len(outcome.passed)) == (["test_a.py::test_leak"], 5)
+    assert "FAILED" not in outcome.text
+
+
 MISHAP = """
 import socket, sys
 import pytest

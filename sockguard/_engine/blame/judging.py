@@ -1,6 +1,5 @@
 """Judges who is over: waits a little for what is about to be closed, then charges what is still open."""
 
-import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -8,6 +7,7 @@ from sockguard._engine.blame.belonging import give_to_owners, left_by_clients
 from sockguard._engine.blame.ledger import Ledger, Owner, Suspect
 from sockguard._engine.blame.queues import Queues
 from sockguard._engine.blame.verdicts import Charge, charge_deaths, charge_queued, charge_suspects
+from sockguard._kernel.natives import monotonic, sleep
 from sockguard._kernel.own_sockets import is_alone
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Judge:
             grace: Seconds, at most.
         """
         for seconds in self.waits(grace):
-            time.sleep(seconds)
+            sleep(seconds)
         return self.conclude()
 
     def waits(self, grace: float) -> Iterator[float]:
@@ -68,11 +68,11 @@ class Judge:
         Args:
             grace: Seconds, all in all.
         """
-        give_up_at = time.monotonic() + grace
+        give_up_at = monotonic() + grace
         pause = FIRST_WAIT
         is_fresh, is_hopeless = True, self._cannot_change()
         while self._look(is_fresh=is_fresh):
-            remaining = give_up_at - time.monotonic()
+            remaining = give_up_at - monotonic()
             if remaining <= 0 or is_hopeless:
                 break
             is_fresh, is_hopeless = False, self._cannot_change()

@@ -5,13 +5,13 @@ after its teardown. What was open before, or belongs to the test runner, is the 
 """
 
 import select
-import time
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from sockguard._core.facts import Holder
 from sockguard._core.leftovers import Sketch
 from sockguard._engine.blame.births import Birth, Births, Death, Moment
+from sockguard._kernel.natives import new_poll, sleep
 from sockguard._kernel.own_fds import read_fd_count
 from sockguard._kernel.own_sockets import find_holders_among_children, has_children, read_descriptors, sketch_descriptor
 from sockguard._kernel.standing import Standing
@@ -162,7 +162,7 @@ class Ledger:
         """Finds what servers keep of clients that have gone, before a test is torn down, and they perhaps with it."""
         if self._n_fds != read_fd_count():
             if read_descriptors()[0].keys() - self.births.by_inode.keys():
-                time.sleep(INTERVAL)  # a thread may have accepted it, and wait for the interpreter lock to tell
+                sleep(INTERVAL)  # a thread may have accepted it, and wait for the interpreter lock to tell
             self.look(Moment(test))
         by_inode = self.births.by_inode
         in_c = [birth for i in self.inodes.keys() - self._quiet if not (birth := by_inode[i]).calls]
@@ -173,7 +173,7 @@ class Ledger:
         births = [birth for birth in births if _may_be_charged(birth) and birth.inode in self.inodes]
         if not births:
             return []
-        poller = select.poll()
+        poller = new_poll()
         by_fd = {self.inodes[birth.inode][0]: birth for birth in births}
         for fd in by_fd:
             poller.register(fd, select.POLLRDHUP)
