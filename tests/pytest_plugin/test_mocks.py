@@ -79,6 +79,12 @@ def test_leak_of_server_in_fake_file_system(fs, server):
     assert accepted.acquire(timeout=20)
 def test_next(): pass
 
+def test_clock_is_not_read(monkeypatch):
+    monkeypatch.setattr(time, "monotonic", mock.Mock(side_effect=[0.0, 1.0]))
+    before = time.monotonic()
+    with socket.socket(): pass
+    assert time.monotonic() - before == 1.0
+
 @pytest.fixture
 def counted(monkeypatch):
     mocks = [mock.Mock(wraps=getattr(os, name)) for name in ("fstat", "getpid", "stat", "listdir")]

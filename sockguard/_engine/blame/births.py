@@ -11,7 +11,6 @@ afterwards its descriptor is closed, and the kernel has nothing to show for it.
 
 import sys
 import threading
-import time
 import weakref
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
@@ -20,6 +19,7 @@ from types import CodeType, FrameType
 from typing import Any, NamedTuple
 
 from sockguard._core.leftovers import Sketch
+from sockguard._kernel.natives import monotonic
 from sockguard._kernel.own_sockets import NO_INODE, fd_of, read_inode, sketch_descriptor
 
 __all__ = ["WITHIN", "Birth", "Births", "Call", "Death", "Moment"]
@@ -82,7 +82,7 @@ class Birth:
         """Who was the owner when it was opened; `moment` may be changed to whom it belongs."""
         self.calls = calls
         """Innermost first; empty if it was opened in C."""
-        self.at = time.monotonic()
+        self.at = monotonic()
         self.refs: tuple[weakref.ref[Any], ...] = ()
         """The socket objects by which it is known."""
         self.is_internal = False
