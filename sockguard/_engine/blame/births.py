@@ -35,7 +35,13 @@ LOOPS = frozenset(
 """Modules that make a pair of sockets in order to wake an event loop up."""
 WAKERS = frozenset({"_make_self_pipe", "__init__"})
 """Their functions that do so. (Not `_start` of asyncio's subprocesses: that pair is a program's.)"""
-
+KEPT_FOR_EVER = frozenset(
+    {("multiprocessing.forkserver", "ensure_running"), ("multiprocessing.resource_sharer", "_start")}
+)
+"""Functions of the standard library, with their modules, that open a listener once, for as long as the process lives:
+the first leaves it to the fork server, by the second one sockets are shared. (Its resource tracker has a pipe.)"""
+DEEPEST = 4
+"""Calls from such a function down to the socket: it may ask a `Listener` for it."""
 
 POOLS = frozenset(
     {
@@ -86,7 +92,7 @@ class Birth:
         self.refs: tuple[weakref.ref[Any], ...] = ()
         """The socket objects by which it is known."""
         self.is_internal = False
-        """It belongs to an event loop, or to sockguard itself."""
+        """It belongs to an event loop, to the process as such, or to sockguard itself."""
         self.is_told = False
         """It was reported, or found to be wanted."""
         self.is_thrown_away = False
@@ -259,9 +265,11 @@ def _threads() -> "dict[int, threading.Thread]":
 
 
 def is_internal(calls: tuple[Call, ...]) -> bool:
-    """Tells by the stack whether a socket belongs to an event loop, or to sockguard itself."""
+    """Tells by the stack whether a socket belongs to an event loop, to the process as such, or to sockguard itself."""
     if not calls:
         return False
+    if calls[0].module.startswith("multiprocessing."):
+        return any((call.module, call.code.co_name) in KEPT_FOR_EVER for call in calls[:DEEPEST])
     if calls[0].module.startswith("sockguard."):
         return True
     caller = calls[1] if calls[0].code.co_name == "socketpair" and len(calls) > 1 else calls[0]

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from loopback import inode_of
-from sockguard._engine.blame.births import WITHIN, Births, Moment, is_internal
+from sockguard._engine.blame.births import WITHIN, Births, Call, Moment, is_internal
 
 
 def opened(births):
@@ -162,6 +162,28 @@ def test_thrown_away_once():
 def test_a_stack_that_was_not_seen_is_not_internal():
     """What was opened in C may be anybody's."""
     assert not is_internal(())
+
+
+def ensure_running():
+    """Stands for what multiprocessing opens once, for the life of the process."""
+
+
+def connect():
+    """Stands for all else."""
+
+
+@pytest.mark.parametrize(
+    ("module", "function", "expected"),
+    [
+        ("multiprocessing.forkserver", ensure_running, True),
+        ("multiprocessing.forkserver", connect, False),
+        ("app.forkserver", ensure_running, False),
+    ],
+)
+def test_what_the_library_keeps_for_ever_is_internal(module, function, expected):
+    """The listener by which the fork server is asked; what a function of that name elsewhere opens is not."""
+    calls = (Call(function.__code__, 0, module),)
+    assert is_internal(calls) == expected
 
 
 def test_a_job_of_another_thread_counts_for_what_runs_in_the_background():
