@@ -47,12 +47,16 @@ class FixtureOwner(PytestOwner):
         definition = self.definition
         value = definition.cached_result[0] if definition.cached_result else None
         changed = (
-            [thing for key, thing in list(vars(self._holder).items()) if self._before.get(key) is not thing]
+            [thing for key, thing in list(vars(self._holder).items()) if self._is_new(key, thing)]
             if self._holder is not None
             else []
         )
         self._before = {}
         self.roots = [value, *changed, *definition._finalizers]  # noqa: SLF001 - a generator's locals are there
+
+    def _is_new(self, name: str, thing: object) -> bool:
+        """Tells whether it was put there by the fixture, and is its own: a module that it imported is not."""
+        return self._before.get(name) is not thing and not issubclass(type(thing), type | ModuleType)
 
 
 XUNIT = {"_xunit_setup_": "setup_", "_unittest_setUp": "setUp"}

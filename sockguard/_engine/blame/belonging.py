@@ -9,21 +9,15 @@ Then it is that fixture's affair, at its own teardown.
 
 import gc
 from collections.abc import Iterator
-from types import CellType, FunctionType, MethodDescriptorType, ModuleType
 from typing import Any
 
-from sockguard._engine.attributes import module_of
 from sockguard._engine.blame.births import Birth, Moment
 from sockguard._engine.blame.ledger import Ledger, Owner, Suspect
-from sockguard._engine.blame.loops import is_event_loop, without_closing
-from sockguard._kernel.own_sockets import read_inode, sketch_descriptor
+from sockguard._engine.blame.loops import without_closing
+from sockguard._engine.blame.reach import leads_everywhere, reached_from
+from sockguard._kernel.own_sockets import sketch_descriptor
 
 __all__ = ["claim", "give_to_owners", "left_by_clients"]
-
-MAX_OBJECTS = 200_000
-"""Objects that are looked at from the values of fixtures, at most: some 50 ms."""
-STRANGE = ("_pytest", "pytest_asyncio", "pluggy")
-"""Packages whose objects lead everywhere."""
 
 
 def give_to_owners(suspects: list[Suspect], ledger: Ledger) -> list[Suspect]:
@@ -46,10 +40,9 @@ def give_to_owners(suspects: list[Suspect], ledger: Ledger) -> list[Suspect]:
 
 def claim(owner: Owner, ledger: Ledger) -> None:
     """Gives an owner, before it is torn down, what its value leads to; afterwards nothing leads there any more."""
-    births = {inode: ledger.births.by_inode[inode] for inode in ledger.look()}
-    ours = {inode for inode, birth in births.items() if _is_of_a_test(birth, ledger)}
-    for inode in ours & set(_inodes_from(owner.roots)) if ours else ():
-        births[inode].moment = Moment(owner)
+    births = [ledger.births.by_inode[inode] for inode in ledger.look()]
+    for birth in reached_from(owner.roots, [birth for birth in births if _is_of_a_test(birth, ledger)]):
+        birth.moment = Moment(owner)
 
 
 def _is_of_a_test(birth: Birth, ledger: Ledger) -> bool:
@@ -92,58 +85,11 @@ def _without_reached(suspects: list[Suspect], ledger: Ledger) -> list[Suspect]:
     """Gives sockets to the fixture from whose value they can be reached."""
     births = {suspect.birth.inode: suspect.birth for suspect in suspects if suspect.child is None}
     reached: set[int] = set()
-    for owner in ledger.owners if births else ():
-        found = births.keys() & set(_inodes_from(owner.roots)) - reached
-        reached |= found
-        for inode in found:
-            births[inode].moment = Moment(owner)
+    for owner in ledger.owners:
+        for birth in reached_from(owner.roots, [births[inode] for inode in births.keys() - reached]):
+            reached.add(birth.inode)
+            birth.moment = Moment(owner)
     return [suspect for suspect in suspects if suspect.birth.inode not in reached]
-
-
-def _inodes_from(roots: list[Any]) -> Iterator[int]:
-    """Finds the sockets that can be reached from these objects, and not by way of a module, a class or a loop."""
-    seen = {id(roots)}
-    level: list[Any] = roots
-    while level and len(seen) < MAX_OBJECTS:
-        upper = []
-        for thing in level:
-            if id(thing) not in seen and not _leads_everywhere(thing):
-                seen.add(id(thing))
-                yield read_inode(_descriptor(thing))
-                upper += _referents(thing)
-        level = upper
-
-
-def _leads_everywhere(thing: Any) -> bool:
-    kind = type(thing)
-    if kind is ModuleType or issubclass(kind, type):
-        return True
-    return module_of(thing).startswith(STRANGE) or is_event_loop(thing)
-
-
-def _referents(thing: Any) -> list[Any]:
-    kind = type(thing)
-    if kind is FunctionType:  # not its globals
-        return [*(thing.__closure__ or ()), *(thing.__defaults__ or ())]
-    if kind is dict and "__builtins__" in thing and "__name__" in thing:
-        return []  # those of a module
-    return gc.get_referents(thing) if gc.is_tracked(thing) or kind is CellType else []
-
-
-_filenos: dict[type, bool] = {}
-
-
-def _descriptor(thing: Any) -> int:
-    """Asks objects made in C for their descriptor: sockets, files, uvloop's transports; -1 for all others."""
-    kind = type(thing)
-    try:
-        if kind.__module__ == "uvloop.loop" and hasattr(kind, "get_extra_info"):
-            return int(thing.get_extra_info("socket").fileno())
-        if kind not in _filenos:
-            _filenos[kind] = type(getattr(kind, "fileno", None)) is MethodDescriptorType
-        return int(thing.fileno()) if _filenos[kind] else -1
-    except Exception:  # noqa: BLE001 - closed, or not yet open
-        return -1
 
 
 class _Lives:
@@ -173,4 +119,4 @@ def _without_hidden(suspects: list[Suspect], ledger: Ledger) -> list[Suspect]:
 
 def _may_hide(root: Any) -> bool:
     """Tells whether there may be objects in C below this one."""
-    return gc.is_tracked(root) and not _leads_everywhere(root)
+    return gc.is_tracked(root) and not leads_everywhere(root)

@@ -3,10 +3,12 @@
 import asyncio
 import os
 import socket
+from types import ModuleType
 
 import pytest
 
 from loopback import connect, inode_of, listen
+from sockguard._engine.blame import reach
 from sockguard._engine.blame.belonging import claim, give_to_owners
 from sockguard._engine.blame.births import Moment
 from sockguard._engine.blame.ledger import Ledger, Owner
@@ -100,6 +102,95 @@ def test_modules_and_classes_lead_everywhere_and_so_nowhere(scene, root):
         left = scene.left()
         KEPT.clear()
         assert left == {inode_of(sock)}
+
+
+def made_of(kind, **entries):
+    """Makes a module or a class with these in it."""
+    if kind is type:
+        return type("Class", (), entries)
+    module = ModuleType("module")
+    vars(module).update(entries, __builtins__={})  # as one that was imported
+    return module
+
+
+@pytest.mark.parametrize("kind", [type, ModuleType])
+def test_module_or_class_that_is_the_value_is_looked_into(scene, kind):
+    """A fixture that gives a module, or a class, is asked for what is in there; not for modules and classes in that."""
+    with socket.socket() as sock, socket.socket() as other:
+        scene.note(sock, other)
+        scene.fixture.roots = [made_of(kind, client=Client(sock), inner=made_of(kind, other=other))]
+        assert scene.left() == {inode_of(other)}
+
+
+def test_value_that_answers_for_its_class_is_not_asked(scene):
+    """A proxy may do anything then, such as demand that a request is handled just now."""
+
+    class Proxy:
+        __class__ = property(lambda self: pytest.fail("code of the application was run"))
+
+        def __init__(self, value):
+            self.value = value
+
+    with socket.socket() as sock:
+        scene.note(sock)
+        scene.fixture.roots = [Proxy(sock)]
+        assert scene.left() == set()
+
+
+@pytest.fixture
+def large(monkeypatch):
+    """Makes values that lead to more than is looked at, on the way to what they hold."""
+    monkeypatch.setattr(reach, "MAX_OBJECTS", 100)
+    return lambda sock: [[[number] for number in range(200)], [[Client(closure({"pool": {sock}}))]]]
+
+
+def test_what_a_large_value_leads_to_is_its_own(scene, large):
+    """Where the search is given up, it is asked who refers to the socket, and so on up to the value."""
+    with socket.socket() as sock:
+        scene.note(sock)
+        scene.fixture.roots = [large(sock)]
+        assert scene.left() == set()
+        assert scene.ledger.births.by_inode[inode_of(sock)].moment.owner is scene.fixture
+
+
+def test_what_hangs_elsewhere_is_not_that_of_a_large_value(scene, large):
+    """The test that keeps it in a global is charged, and the one that throws it into a cycle, too."""
+    with socket.socket() as sock, socket.socket() as cyclic:
+        cycle = Client(cyclic)
+        cycle.itself = cycle
+        KEPT.append(sock)
+        scene.note(sock, cyclic)
+        scene.fixture.roots = [large(None)]
+        left = scene.left()
+        KEPT.clear()
+        assert left == {inode_of(sock), inode_of(cyclic)}
+
+
+@pytest.mark.parametrize("limit", ["MAX_WIDTH", "MAX_SECONDS", "no object"])
+def test_what_cannot_be_found_out_is_of_the_large_value(scene, large, monkeypatch, limit):
+    """That a test is innocent is not to be proved by the one who runs it."""
+    with socket.socket() as sock:
+        KEPT.append([sock])
+        if limit != "no object":
+            scene.note(sock)
+            monkeypatch.setattr(reach, limit, 0)
+        scene.fixture.roots = [large(None)]
+        left = scene.left()
+        KEPT.clear()
+        assert left == set()
+
+
+def test_large_value_claims_what_it_leads_to(scene, large):
+    """Before the fixture is torn down, as for any other value."""
+    with socket.socket() as sock, socket.socket() as other:
+        KEPT.append(other)
+        scene.note(sock, other)
+        scene.fixture.roots = [large(sock)]
+        claim(scene.fixture, scene.ledger)
+        KEPT.clear()
+        births = scene.ledger.births.by_inode
+        owners = [births[inode_of(one)].moment.owner for one in (sock, other)]
+        assert owners == [scene.fixture, scene.test]
 
 
 def test_found_without_an_object(scene):
