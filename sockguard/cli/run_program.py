@@ -115,8 +115,15 @@ def _put_first_in_path(folder: str | None) -> None:
         sys.path.insert(0, folder)
 
 
+_replaced: list[ModuleType | None] = []
+"""What was `__main__` before. Python's own C code runs the command `sockguard`, and keeps the dict of its module
+without counting that: after an exception it lets the module go first, and then deletes `__file__` from the dict
+(Python/pythonrun.c of 3.11 to 3.13, `_PyRun_SimpleFile`). Were ours the last reference, that would be freed memory."""
+
+
 def _make_main(**names: object) -> dict[str, Any]:
-    """Puts an empty module in the place of `__main__`; ours lives on in its frames, and goes with them."""
+    """Puts an empty module in the place of `__main__`; ours lives on, out of sight."""
+    _replaced.append(sys.modules.get("__main__"))
     module = ModuleType("__main__")
     module.__loader__ = importlib.machinery.BuiltinImporter
     module.__dict__.update(__annotations__={}, __builtins__=builtins)

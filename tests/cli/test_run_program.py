@@ -28,6 +28,15 @@ STARTS = [
         marks=pytest.mark.skipif(not SCRIPT.exists(), reason="the command `sockguard` is not installed beside Python"),
     ),
 ]
+WRITTEN_BY_PIP = """\
+import re
+import sys
+from sockguard.__main__ import main
+if __name__ == '__main__':
+    sys.argv[0] = re.sub(r'(-script\\.pyw|\\.exe)?$', '', sys.argv[0])
+    sys.exit(main())
+"""
+"""The command `sockguard`, as pip installs it."""
 ADDRESS = re.compile("0x[0-9a-f]+")
 FORMS = ["script", "-m", "-c", "-", "folder", "archive"]
 
@@ -214,12 +223,39 @@ def test_ends_as_under_python(tmp_path, ending, form):
 
 
 @pytest.mark.parametrize("start", STARTS)
-@pytest.mark.parametrize("ending", ["status", "text", "exception", "signal to itself", "thread goes on"])
+@pytest.mark.parametrize("ending", ["status", "text", "exception", "syntax", "signal to itself", "thread goes on"])
 def test_ends_as_under_python_however_started(tmp_path, ending, start):
     """The command `sockguard` and `python -m sockguard` are the same in that."""
     words, text = write(tmp_path, "script", ENDINGS[ending])
     ours, theirs = run_both(tmp_path, words, start=start, text=text)
     assert ours == theirs
+
+
+CANNOT_BE_COMPILED = {
+    "syntax": b"if True print()",
+    "indentation": b"if True:\nprint()",
+    "null byte": b"print()\0\n",
+    "encoding": b"print('\xe9')",
+}
+
+
+@pytest.mark.parametrize("program", CANNOT_BE_COMPILED)
+def test_cannot_be_compiled_under_the_command(tmp_path, program):
+    """Python goes on with the names of the command's own `__main__` after such an end: they are still there.
+
+    Freed memory is overwritten here, or it might end well by chance. Of bytes that are no text at all,
+    what Python says of a file cannot be had from inside of it, only the kind of the error.
+    """
+    (tmp_path / "program.py").write_bytes(CANNOT_BE_COMPILED[program])
+    command = tmp_path / "sockguard"
+    command.write_text(WRITTEN_BY_PIP)
+    start = (sys.executable, str(command), "run")
+    ours, theirs = run_both(tmp_path, ["program.py"], start=start, PYTHONMALLOC="debug")
+    assert (ours.status, ours.out) == (1, "")
+    if program in {"syntax", "indentation"}:
+        assert ours.err == theirs.err
+    else:
+        assert ours.err.splitlines()[-1].startswith("SyntaxError: ")
 
 
 @pytest.mark.parametrize("status", ["exception", "end of the file"])
