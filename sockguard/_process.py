@@ -5,16 +5,18 @@ import contextlib
 import os
 
 from sockguard._core.policy import Policy
+from sockguard._core.policy_events import in_force, warnings_of
 from sockguard._engine.current import set_current_guard, set_maker
 from sockguard._engine.dump import set_source, unregister_all
+from sockguard._engine.foreword import Foreword
 from sockguard._engine.guard import Guard
 from sockguard._engine.telling import Teller, TellersCounter
 from sockguard._kernel.after_fork import COUNTS_LATE, caller_soon, is_main_thread
-from sockguard._kernel.natives import native
+from sockguard._kernel.natives import monotonic, native
 from sockguard.adapters.wrapping import Wrappings
 from sockguard.outputs.logs import LogOutput
 
-__all__ = ["Process", "begin", "end", "running", "turn"]
+__all__ = ["Process", "begin", "end", "running", "tell_policy", "turn"]
 
 
 class Process:
@@ -22,13 +24,15 @@ class Process:
 
     def __init__(self, policy: Policy) -> None:
         self.wrappings = Wrappings()
-        self.teller = Teller([LogOutput()])
+        log = LogOutput()
+        self.teller = Teller([log])
+        self.foreword = Foreword(log, self.teller.tell)
         self.guard = Guard(
             policy,
             self.teller.tell,
             wrap=self.wrappings.wrap,
             recent=lambda: self.teller.recent,
-            on_tick=self.teller.tick,
+            on_tick=self._on_tick,
             counter=TellersCounter(self.teller),
         )
         self.is_shared = False
@@ -38,8 +42,15 @@ class Process:
         self.policy_before: Policy | None = None
         """What the policy was before that, if a wrapper had made the guard."""
 
+    def _on_tick(self, now: float) -> None:
+        self.foreword.tick(now)
+        self.teller.tick(now)
+
 
 running: Process | None = None
+_told_of: set[object] = set()
+"""Variables that are no settings, of which this process was told."""
+_now = monotonic
 _stopped_for_fork: dict[int, list[Process]] = {}
 """By thread, as several may fork at once, and each has to undo what it has done itself."""
 _due_soon: list[Process] = []
@@ -63,7 +74,19 @@ def begin(policy: Policy) -> Process:
     set_source(running.guard.insight.dump)
     _hook_forks()
     atexit.register(end)  # not only stopped: a fork in a later exit handler would start it again
+    tell_policy(running)
     return running
+
+
+def tell_policy(process: Process) -> None:
+    """Tells which policy holds from now on, and of variables that were meant for it; never raises."""
+    try:
+        odd = [event for event in warnings_of(os.environ, os.getpid()) if event.site not in _told_of]
+        _told_of.update(event.site for event in odd)
+        for event in [*odd, in_force(process.guard.policy, os.getpid())]:
+            process.foreword.add(event, _now())
+    except Exception as error:  # noqa: BLE001 - what is told must not keep the program from being guarded
+        process.guard.failed("tell_policy", error)
 
 
 def end() -> None:
@@ -79,6 +102,7 @@ def end() -> None:
     unregister_all()
     ended.wrappings.undo()
     ended.guard.stop()
+    ended.foreword.tick(_now())
     ended.teller.close()
 
 
@@ -161,4 +185,5 @@ def _after_fork_in_child() -> None:
     _due_soon.clear()
     if running is not None:
         running.teller.after_fork_in_child()
+        running.foreword.after_fork_in_child()
         running.guard.after_fork_in_child()

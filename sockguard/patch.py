@@ -55,6 +55,7 @@ def _install(wanted: Policy, *, is_explicit: bool) -> Guard:
     if present is not None:
         present.policy_before = present.guard.policy
         present.guard.change_policy(wanted)
+        _process.tell_policy(present)
     _put_in_place(process)
     process.is_installed = True
     try:

@@ -1,5 +1,6 @@
 """One guard a process, whoever wants it first: `install()` or a wrapper."""
 
+import logging
 import socket
 import threading
 
@@ -9,7 +10,7 @@ import sockguard
 from forks import fork, succeeded, succeeds_in_child
 from loopback import connect, state_of
 from sockguard import _process
-from sockguard._core.policy import Policy
+from sockguard._core.policy import Keepalive, Policy
 from sockguard._engine.current import current_guard, shared_guard
 from sockguard._engine.driver import Driver
 from sockguard._engine.terms import Terms
@@ -34,6 +35,52 @@ def test_a_wrapper_makes_the_guard_and_patches_nothing(monkeypatch):
     assert guard is shared_guard() is current_guard()
     assert guard.policy == Policy(idle_timeout=77)
     assert socket.socket.accept is accept
+
+
+@pytest.fixture
+def logged(caplog, monkeypatch):
+    """Gives the names and messages that the log of the program gets, of all that was told so far."""
+    caplog.set_level(logging.DEBUG, "sockguard")
+    monkeypatch.setattr(_process, "_told_of", set())
+    monkeypatch.setenv("SOCKGUARD_FIN_TIMOUT", "3")
+
+    def logged() -> list[tuple[str, str]]:
+        assert _process.running.teller.flush(20.0)
+        return [(record.event_name, record.getMessage()) for record in caplog.records]
+
+    return logged
+
+
+@pytest.mark.parametrize("begin", [sockguard.install, shared_guard, lambda: sockguard.install(Policy())])
+def test_a_variable_that_is_no_setting_is_told(logged, begin):
+    """Whoever makes the guard, and whether or not it asks the environment; with the name that was probably meant."""
+    begin()
+    (message,) = [message for name, message in logged() if name == "policy_warning"]
+    assert "SOCKGUARD_FIN_TIMOUT=3" in message and "SOCKGUARD_FIN_TIMEOUT" in message
+
+
+def test_a_variable_is_told_of_once(logged):
+    """The environment of a process is set once, by whoever started it; the guard may come and go."""
+    sockguard.install()
+    logged()
+    sockguard.uninstall()
+    sockguard.install()
+    assert [name for name, _ in logged()].count("policy_warning") == 1
+
+
+def test_what_the_environment_does_to_the_telling_is_no_matter_of_the_program(logged, monkeypatch):
+    """Should it fail, that is told, and the guard is there."""
+    monkeypatch.setattr(_process, "warnings_of", lambda *_: 1 / 0)
+    sockguard.install()
+    eventually(lambda: "guard_failed" in [name for name, _ in logged()])
+
+
+def test_the_detection_time_is_told_of_each_policy(logged):
+    """At level debug: of the guard that a wrapper makes, and of the policy that `install` brings."""
+    shared_guard()
+    sockguard.install(keepalive=Keepalive(10, 5, 2))
+    told = [message for name, message in logged() if name == "policy_in_force"]
+    assert ["120.0 s" in told[0], "20.0 s" in told[1], len(told)] == [True, True, 2]
 
 
 def test_a_guard_that_a_selector_drives_has_no_thread():

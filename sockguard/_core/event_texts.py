@@ -16,6 +16,7 @@ __all__ = [
     "leak_detected",
     "loop_stalled",
     "peer_closed",
+    "policy_in_force",
     "policy_warning",
 ]
 
@@ -133,7 +134,16 @@ def heartbeat_lost(f: Fields) -> str:
 
 def policy_warning(f: Fields) -> str:
     """Tells what is odd about a policy."""
-    return f"Policy {f['field']}={f['value']}: {f['text']}"
+    given = "" if f["value"] is None else f"={f['value']}"
+    return f"Policy {f['field']}{given}: {f['text']}"
+
+
+def policy_in_force(f: Fields) -> str:
+    """Tells what a policy amounts to."""
+    seconds = f["detection_seconds"]
+    detected = f"after {_seconds(seconds)} of silence" if seconds is not None else "which the guard leaves alone"
+    by = "is noticed by keepalive " if seconds is not None else "is not noticed by keepalive, "
+    return f"Guarded in mode {f['mode']}. A peer that vanishes {by}{detected}."
 
 
 def guard_failed(f: Fields) -> str:

@@ -22,6 +22,7 @@ from sockguard._core.event_texts import (
     leak_detected,
     loop_stalled,
     peer_closed,
+    policy_in_force,
     policy_warning,
 )
 from sockguard._core.facts import Address
@@ -44,6 +45,7 @@ class EventName(StrEnum):
     LOOP_STALLED = "loop_stalled"
     HEARTBEAT_LOST = "heartbeat_lost"
     POLICY_WARNING = "policy_warning"
+    POLICY_IN_FORCE = "policy_in_force"
     GUARD_FAILED = "guard_failed"
 
 
@@ -81,11 +83,12 @@ FIELDS: tuple[Field, ...] = (
     Field("cause", "", "[why](causes.md) it leaks"),
     Field("cookie", "", "the kernel's number of the socket (`SO_COOKIE`)"),
     Field("created_at", "list of `file:line in function`", "where the program opened it, innermost call first"),
+    Field("detection_seconds", "s", "of silence after which keepalive gives a peer up; None where it is not set"),
     Field("error", "", "the exception, by type and text"),
     Field("fd", "", "its descriptor at that moment"),
     Field("fd_limit", "descriptors", "how many the process may have (`ulimit -n`)"),
     Field("fd_used", "descriptors", "how many it has"),
-    Field("field", "", "the field of the policy"),
+    Field("field", "", "the variable"),
     Field("holders", "list", "all processes that hold it, if several do"),
     Field("how", "", f"one of {', '.join(f'`{how}`' for how in HOW_CLEARED)}"),
     Field("limit", "s, or bytes/s for `receive_rate`", "the value of that setting"),
@@ -109,7 +112,7 @@ FIELDS: tuple[Field, ...] = (
     Field("text", "", "what is wrong with it"),
     Field("thread", "", "the thread in which the event loop runs"),
     Field("unread", "bytes", "arrived and not read, without the FIN"),
-    Field("value", "", "what it was given"),
+    Field("value", "", "what it was given, if it was near to a setting"),
     Field("where", "list of `file:line in function`", "where it stands, innermost call first; or which part it is"),
 )
 
@@ -192,9 +195,16 @@ EVENTS: tuple[EventKind, ...] = (
     EventKind(
         EventName.POLICY_WARNING,
         "warning",
-        "A field of the policy is legal and will hardly do what was meant, or cannot be had here.",
+        "A variable begins with `SOCKGUARD_` and is no setting. Once in a process.",
         ("field", "value", "text", "pid"),
         policy_warning,
+    ),
+    EventKind(
+        EventName.POLICY_IN_FORCE,
+        "debug",
+        "A guard begins, or `install()` gives another policy to one that a wrapper has made.",
+        ("mode", "detection_seconds", "pid"),
+        policy_in_force,
     ),
     EventKind(
         EventName.GUARD_FAILED,

@@ -208,7 +208,7 @@ def variable_of(name: str) -> str:
 
 
 _PREFIX = "SOCKGUARD_"
-_NO_FIELDS = tuple(_PREFIX + name for name in ("CONTROL", "CHILDREN", "PATH", "RUN_", "TEST_"))
+_NO_FIELDS = tuple(_PREFIX + name for name in ("BACKEND", "CONTROL", "CHILDREN", "PATH", "RUN_", "TEST_"))
 """How the variables begin that are sockguard's own, and say nothing of the policy."""
 
 

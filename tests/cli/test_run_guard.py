@@ -172,6 +172,29 @@ def test_log_goes_to_stderr(words, said):
     assert [line.rpartition(" ")[2] for line in outcome.err.splitlines()] == said
 
 
+def test_variable_that_is_no_setting():
+    """It is told in the log that was asked for, with the name that was meant; without --log nothing is written."""
+    outcome = run("run", "--log", "-c", "print('ran')", SOCKGUARD_FIN_TIMOUT="3")
+    assert (outcome.status, outcome.out, outcome.err.count("\n")) == (0, "ran\n", 1)
+    assert "WARNING sockguard: Policy SOCKGUARD_FIN_TIMOUT=3: " in outcome.err
+    assert "SOCKGUARD_FIN_TIMEOUT" in outcome.err
+    outcome = run("run", "-c", "print('ran')", SOCKGUARD_FIN_TIMOUT="3")
+    assert (outcome.status, outcome.out, outcome.err) == (0, "ran\n", "")
+
+
+def test_variable_that_is_no_setting_waits_for_the_log():
+    """A program that sets its log up itself does so after the guard is there, and is told all the same."""
+    outcome = run("run", "-c", "import logging; logging.basicConfig()", SOCKGUARD_FIN_TIMOUT="3")
+    assert outcome.err.startswith("WARNING:sockguard:Policy SOCKGUARD_FIN_TIMOUT=3: ")
+
+
+def test_detection_time_is_in_the_log():
+    """At level debug the log begins with what the policy amounts to."""
+    outcome = run("run", "--log=DEBUG", "--keepalive=10,5,2", "-c", "pass")
+    assert "noticed by keepalive after 20.0 s" in outcome.err
+    assert outcome.err.count("\n") == 1
+
+
 def test_log_of_children():
     """With --log and --children, children write to stderr too."""
     outcome = start_child_from("--children", "--log=INFO", child=LOGS)

@@ -152,6 +152,17 @@ def message(name: EventName, **fields: object) -> str:
             {"field": "idle_timeout", "value": 0.1, "text": "shorter than a tick."},
             "Policy idle_timeout=0.1: shorter than a tick.",
         ),
+        (EventName.POLICY_WARNING, {"field": "SOCKGUARD_X", "text": "unknown."}, "Policy SOCKGUARD_X: unknown."),
+        (
+            EventName.POLICY_IN_FORCE,
+            {"mode": "enforce", "detection_seconds": 120.0},
+            "Guarded in mode enforce. A peer that vanishes is noticed by keepalive after 120.0 s of silence.",
+        ),
+        (
+            EventName.POLICY_IN_FORCE,
+            {"mode": "observe"},
+            "Guarded in mode observe. A peer that vanishes is not noticed by keepalive, which the guard leaves alone.",
+        ),
         (
             EventName.GUARD_FAILED,
             {"where": ("guard.py:1 in tick", "driver.py:2 in run"), "error": "ValueError: 3"},
@@ -182,8 +193,11 @@ def test_every_reason_has_its_words(reason: str) -> None:
     assert ("7.8 s" in text) == (reason != "pressure")
 
 
+SAY_ALL = {EventName.LEAK_CLEARED, EventName.POLICY_WARNING, EventName.POLICY_IN_FORCE, EventName.GUARD_FAILED}
+
+
 @pytest.mark.parametrize("kind", [kind for kind in EVENTS if "pid" in kind.fields], ids=lambda kind: kind.name)
 def test_message_says_how_to_see_more(kind) -> None:
     """Where the report shows more of it, the message has the command, ready to be copied."""
-    has_more = kind.name not in {EventName.LEAK_CLEARED, EventName.POLICY_WARNING, EventName.GUARD_FAILED}
+    has_more = kind.name not in SAY_ALL
     assert make_event(kind.name, pid=12).message.endswith(MORE) == has_more

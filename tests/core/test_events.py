@@ -65,7 +65,7 @@ def test_what_is_not_given_is_none(kind) -> None:
 @given(st.sampled_from(EVENTS), st.data())
 def test_values_of_any_sort_make_a_line(kind, data: st.DataObject) -> None:
     """Whatever plain values the fields have, the message is one printable line and every text is one too."""
-    numbers = {"seconds", "limit", "age_seconds", "after_seconds", "unread"}
+    numbers = {"seconds", "limit", "age_seconds", "after_seconds", "detection_seconds", "unread"}
     texts = {"holders", "created_at", "where"}
     fields = {
         name: data.draw(

@@ -314,6 +314,7 @@ def test_unknown_variables_are_told_with_the_one_that_was_meant():
     """What looks like a field and is none can be warned of; our own and other people's variables are not told."""
     environ = dict.fromkeys(
         ["SOCKGUARD", "SOCKGUARD_CONTROL", "SOCKGUARD_CHILDREN", "SOCKGUARD_PATH", "SOCKGUARD_RUN_DEPTH", "PATH",
+         "SOCKGUARD_BACKEND",
          "SOCKGUARD_TEST_INSTALLED", "SOCKGUARD_MODE", "SOCKGUARD_FIN_TIMOUT", "SOCKGUARD_keep_alive",
          "SOCKGUARD_FROBNICATE"], "1",
     )  # fmt: skip
