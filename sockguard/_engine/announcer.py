@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, Protocol
 
 from sockguard._core.causes import Cause
@@ -158,10 +158,11 @@ class Announcer:
         fields = {"fd_used": descriptors.used, "fd_limit": descriptors.limit, "n_dead": n_dead, "pid": os.getpid()}
         self._tell(make_event(EventName.FD_LIMIT_NEAR, **fields), self.now)
 
-    def stalled(self, stall: Stall) -> None:
-        """Tells of an event loop that does not come round."""
-        fields = {"seconds": stall.seconds, "thread": stall.thread, "where": stall.where, "pid": os.getpid()}
-        self._tell(make_event(EventName.LOOP_STALLED, site=stall.where[:1], **fields), self.now)
+    def stalled(self, stalls: Iterable[Stall]) -> None:
+        """Tells of event loops that do not come round."""
+        for stall in stalls:
+            fields = {"seconds": stall.seconds, "thread": stall.thread, "where": stall.where, "pid": os.getpid()}
+            self._tell(make_event(EventName.LOOP_STALLED, site=stall.where[:1], **fields), self.now)
 
     def _say(self, name: EventName, record: Record, **fields: Any) -> None:
         self._tell(make_event(name, site=record.site, **(_common(record) | fields)), self.now)

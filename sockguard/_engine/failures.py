@@ -1,7 +1,7 @@
 """What fails in the guard itself is told, the first few times, and stays in it."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from sockguard._core.events import Event, EventName, make_event
 from sockguard._kernel.natives import monotonic
@@ -23,6 +23,16 @@ class Failures:
     def __init__(self, tell: Callable[[Event, float], object]) -> None:
         self.count = 0
         self._tell = tell
+
+    def survive(self, where: str, parts: Iterable[Callable[[], object]]) -> bool:
+        """Does one part after the other, though some fail, which is told; gives whether one of them returned True."""
+        has_more = False
+        for part in parts:
+            try:
+                has_more |= part() is True
+            except Exception as error:  # noqa: BLE001 - the guard survives its own mistakes
+                self(where, error)
+        return has_more
 
     def __call__(self, where: str, error: BaseException) -> None:
         """Tells of one.

@@ -10,6 +10,7 @@ import sys
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, Self
 
 from sockguard._core.events import Event
@@ -200,17 +201,16 @@ class Guard:
             return False  # the thread of before a fork has not come to its end yet
         is_behind = False
         try:
-            if KERNEL_KEEPS_BOOKS:
-                is_behind = self._sweep.run(now, most)
-            is_behind |= self._stamped.run(now, most)
-            is_behind |= self.hearts.run(now, most)
-            self.lingering.run(now)
+            watching = self._sweep.parts(now, most) if KERNEL_KEEPS_BOOKS else []
+            watching += [partial(part.run, now, most) for part in (self._stamped, self.hearts)]
+            is_behind = self.failed.survive("tick", [*watching, partial(self.lingering.run, now)])
+            telling: list[Callable[[], object]] = [self._control.poll]
             if self._sweep.is_open and not self._is_answering:
                 self._is_answering = True
-                self._control.open()  # from now on there is something to tell
-            self._control.poll()
+                telling.insert(0, self._control.open)  # from now on there is something to tell
             if self._on_tick is not None:
-                self._on_tick(now)
+                telling.append(partial(self._on_tick, now))
+            self.failed.survive("tick", telling)
         except Exception as error:  # noqa: BLE001 - the guard survives its own mistakes
             self.failed("tick", error)
         finally:

@@ -29,7 +29,8 @@ class DescriptorWatch:
 
     def __init__(self, *, sheds_always: bool = False) -> None:
         self.sheds_always = sheds_always
-        self.used = 0
+        self.used: int | None = 0
+        """None where nobody can count: without /proc, as in a chroot."""
         self.limit: int | None = None
         self.refused_at: float | None = None
         """When accept() last failed with EMFILE or ENFILE."""
@@ -43,10 +44,14 @@ class DescriptorWatch:
 
     def check(self) -> bool:
         """Counts, and tells whether the limit has newly come near."""
-        self.used, self.limit = read_fd_count(), read_fd_limit()
-        if self.limit is None:
+        self.limit, was_near = read_fd_limit(), self._is_near
+        try:
+            self.used = read_fd_count()
+        except OSError:
+            self.used = None
+        if self.limit is None or self.used is None:
+            self._is_near = False
             return False
-        was_near = self._is_near
         self._is_near = self.used >= self.limit * (CALM if was_near else NEAR)
         return self._is_near and not was_near
 
@@ -109,7 +114,10 @@ class QueueWatch:
         self._told &= late.keys()  # worked off since: it may get stuck anew, though it was never empty
         if late.keys() <= self._told:
             return
-        mine = read_all_sockets()
+        try:
+            mine = read_all_sockets()
+        except OSError:
+            return  # without /proc: whose they are cannot be told
         for listener in busy:
             if listener.inode in late and listener.inode not in self._told and listener.inode in mine:
                 n_gone = sum(s.state == TcpState.CLOSE_WAIT and listener in index.of(s) for s in queued)

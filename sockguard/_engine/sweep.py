@@ -8,15 +8,15 @@ which descriptors they have (of CPython's own tests, test_subprocess lists those
 """
 
 import sys
-from typing import Any
+from collections.abc import Callable
+from functools import partial
 
 from sockguard._core.connection import Connection
 from sockguard._core.decide import next_at
-from sockguard._core.facts import TcpState
 from sockguard._core.fd_table import FdTable
-from sockguard._core.inference import opened_by_us
 from sockguard._core.policy import Policy
 from sockguard._core.timers import Wheel
+from sockguard._engine.admission import correct_side, is_established
 from sockguard._engine.announcer import Announcer
 from sockguard._engine.clauses import ClausesBook
 from sockguard._engine.enforcement import Enforcer
@@ -27,16 +27,14 @@ from sockguard._engine.probes import keep_alive
 from sockguard._engine.record import Record
 from sockguard._engine.registry import Registry, welcome
 from sockguard._engine.stalls import StallWatch
-from sockguard._engine.strangers import Findings, Strangers
+from sockguard._engine.strangers import Strangers
 from sockguard._engine.terms import Demands
 from sockguard._engine.turns import Turns
-from sockguard._kernel.activity import was_ever_connected
 from sockguard._kernel.borrow import Borrower, Gone
 from sockguard._kernel.natives import native
-from sockguard._kernel.one_socket import read_cookie, read_facts
+from sockguard._kernel.one_socket import read_cookie
 from sockguard._kernel.own_fds import NO_DESCRIPTOR
 from sockguard._kernel.peer_close import PeerCloseWatch
-from sockguard._kernel.tcp_info import read_tcp_info
 
 __all__ = ["Sweep"]
 
@@ -45,7 +43,6 @@ WATCH_EVERY = 1.0
 AGAIN_AFTER = 5.0
 """Seconds between two looks at a leak that was reported, as nobody tells that it is closed if its object
 lives on; and after a look that failed."""
-_CLOSE, _SYN_SENT, _LISTEN = int(TcpState.CLOSE), int(TcpState.SYN_SENT), int(TcpState.LISTEN)
 
 
 class Sweep:
@@ -84,30 +81,35 @@ class Sweep:
         self._watched_at = -WATCH_EVERY
         self._is_queue_full = False
 
-    def run(self, now: float, most: int = sys.maxsize) -> bool:
-        """Does all that is due at this tick, and tells whether there is more.
+    def parts(self, now: float, most: int = sys.maxsize) -> list[Callable[[], object]]:
+        """Gives what is due at this tick, to be called in that order; one that fails need not end the tick.
 
         Args:
-            most: How many connections it may admit, and how many it may look at.
+            most: How many connections it may admit, and how many it may look at. The first part tells whether
+                there are more.
         """
-        self._now, is_behind = now, False
+        self._now = now
         self._announcer.begin(now)
+        parts: list[Callable[[], object]] = [partial(self._watch, most), self._find_strangers]
+        if most == sys.maxsize or self._clauses.usual.first_look_after is not None:
+            # In a thread of the program's not for keepalive alone.
+            parts.append(lambda: self._welcome(self._established.scan_if_due(now)))
+        if now - self._watched_at >= WATCH_EVERY:
+            self._watched_at = now
+            parts += [self._watch_host, lambda: self._announcer.stalled(self._stalls.check(now))]
+        return parts
+
+    def _watch(self, most: int) -> bool:
+        is_behind = False
         if self._registry.opened or self._registry.by_fd:
             self.open()
         if self.is_open:
             if not self._peers.is_intact:
                 self.start_anew()
             is_behind = self._take_stock(most)
-            for due in (self._demands.pop_due(now), self._peers.drain(), self._wheel.pop_due(now)):
+            for due in (self._demands.pop_due(self._now), self._peers.drain(), self._wheel.pop_due(self._now)):
                 self._to_look.add(due)
             self._look_at_those_due(most)
-        if findings := self._strangers.scan_if_due(now):
-            self._take_in(findings)
-        if most == sys.maxsize or self._clauses.usual.first_look_after is not None:
-            self._welcome(self._established.scan_if_due(now))  # in a thread of the program's not for keepalive alone
-        if now - self._watched_at >= WATCH_EVERY:
-            self._watched_at = now
-            self._watch_host()
         return is_behind or len(self._to_look) > 0
 
     def _look_at_those_due(self, most: int) -> None:
@@ -172,12 +174,12 @@ class Sweep:
         clauses = self._clauses.of(record)
         try:
             with self._borrower.borrow(record.fd, record.cookie) as sock:
-                if not _is_established(sock):
+                if not is_established(sock):
                     self._registry.postpone(record)
                     return False
                 record.cookie = record.cookie or read_cookie(sock)
                 if not record.has_object:
-                    _correct_side(record, sock)
+                    correct_side(record, sock)
                 keep_alive(sock, clauses.policy)
         except (Gone, OSError):
             self._registry.forget(record)
@@ -205,7 +207,7 @@ class Sweep:
         if connection.is_hung_up:
             self._report(record, connection, is_new=not was_hung_up)
         retract_at = None if record.reported is None else self._now + AGAIN_AFTER
-        instants = (next_at(connection, policy, self._now), self._leak_at(record, connection), retract_at)
+        instants = (next_at(connection, policy, self._now), _leak_at(record, connection, self._policy), retract_at)
         if (soonest := min((at for at in instants if at is not None), default=None)) is not None:
             self._wheel.schedule(record.fd, soonest)
 
@@ -219,21 +221,16 @@ class Sweep:
     def _report(self, record: Record, connection: Connection, *, is_new: bool) -> None:
         if is_new:
             self._announcer.peer_closed(record)
-        leak_at = self._leak_at(record, connection)
+        leak_at = _leak_at(record, connection, self._policy)
         if leak_at is not None and leak_at <= self._now:
             self._announcer.leak(record)
         elif not connection.is_quiet:
             self._announcer.cleared(record, "moved")
 
-    def _leak_at(self, record: Record, connection: Connection) -> float | None:
-        """Tells when a connection that stands still is to be reported; one that is being ended was told of."""
-        policy = record.policy_or(self._policy)
-        is_told = record.reported is not None or (record.verdict is not None and policy.mode == "enforce")
-        if is_told or connection.is_expected or policy.leak_after is None or connection.stands_since is None:
-            return None
-        return connection.stands_since + policy.leak_after
-
-    def _take_in(self, findings: Findings) -> None:
+    def _find_strangers(self) -> None:
+        findings = self._strangers.scan_if_due(self._now)
+        if findings is None:
+            return
         for record in findings.closed:
             self._on_close(record)
         self._welcome(findings.strangers)
@@ -265,29 +262,12 @@ class Sweep:
                 self._announcer.limit_near(self.descriptors, len(hung_up))
             for record in hung_up:
                 self._look(record)
-        for stall in self._stalls.check(self._now):
-            self._announcer.stalled(stall)
 
 
-def _correct_side(record: Record, sock: Any) -> None:
-    """Makes sure of the side of a connection whose object let go of it before it was first looked at.
-
-    Most often it was handed on; but it may have been closed, and its number given to another.
-    """
-    facts = read_facts(sock)
-    was_opened_by_us = opened_by_us(facts) if facts is not None else None
-    if was_opened_by_us is not None and was_opened_by_us == record.is_server:
-        record.is_server, record.loop, record.site, record.terms = not was_opened_by_us, None, None, None
-
-
-def _is_established(sock: Any) -> bool:
-    """Tells whether a connection is made; a socket that listens is none, and never will be.
-
-    Raises:
-        Gone: It listens.
-        OSError: It is no TCP socket.
-    """
-    state = read_tcp_info(sock).state
-    if state == _LISTEN:
-        raise Gone
-    return state != _SYN_SENT and (state != _CLOSE or was_ever_connected(sock))
+def _leak_at(record: Record, connection: Connection, usual: Policy) -> float | None:
+    """Tells when a connection that stands still is to be reported; one that is being ended was told of."""
+    policy = record.policy_or(usual)
+    is_told = record.reported is not None or (record.verdict is not None and policy.mode == "enforce")
+    if is_told or connection.is_expected or policy.leak_after is None or connection.stands_since is None:
+        return None
+    return connection.stands_since + policy.leak_after

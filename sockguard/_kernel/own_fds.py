@@ -91,7 +91,11 @@ def _sockets_among(fds: list[int]) -> dict[int, list[int]]:
 
 
 def read_fd_count() -> int:
-    """Counts the open descriptors of this process, cheaply: since Linux 6.2 the folder's size is their number."""
+    """Counts the open descriptors of this process, cheaply: since Linux 6.2 the folder's size is their number.
+
+    Raises:
+        OSError: There is no /proc, as in a chroot.
+    """
     return system.stat("/proc/self/fd").st_size or len(system.listdir("/proc/self/fd"))
 
 

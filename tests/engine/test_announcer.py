@@ -196,7 +196,7 @@ def test_a_stuck_queue_is_told_with_the_descriptors(told):
 def test_a_limit_that_is_near_and_a_stalled_loop_are_told(told):
     """With their numbers, and the stack."""
     told.announcer.limit_near(DescriptorWatch(), 3)
-    told.announcer.stalled(Stall(LoopRef(told, 1), "MainThread", 2.5, ("app.py:1 in slow", "app.py:2 in main")))
+    told.announcer.stalled([Stall(LoopRef(told, 1), "MainThread", 2.5, ("app.py:1 in slow", "app.py:2 in main"))])
     [(near, _), (stalled, _)] = told.events
     assert near.fields["n_dead"] == 3
     assert (stalled.fields["seconds"], stalled.fields["where"][0]) == (2.5, "app.py:1 in slow")

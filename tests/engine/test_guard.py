@@ -1,6 +1,7 @@
 """The whole guard in programs of their own: forks, closed descriptors, and failures of its own that reach nobody."""
 
 import asyncio
+import operator
 import socket
 import sys
 import threading
@@ -318,6 +319,35 @@ def test_a_tick_that_fails_is_told_and_the_next_one_works(monkeypatch):
         for _ in range(4):
             d.tick(3)
         assert d.closed() == [("half_closed", "shut_down")]
+
+
+PARTS = [
+    "_sweep._peers.drain", "_sweep._strangers.scan_if_due", "_sweep._established.scan_if_due",
+    "_sweep.descriptors.check", "stalls.check", "_stamped.run", "hearts.run", "lingering.run", "_control.poll",
+    "_on_tick",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("broken", PARTS)
+def test_a_part_of_a_tick_that_fails_does_not_keep_the_others_from_their_work(monkeypatch, broken):
+    """What is wrong with one of them is told, and all the others are as useful as ever."""
+    with connect() as c, driven(idle_timeout=100) as d:
+        d.adopt(c.server)
+        d.guard._on_tick = lambda _: None  # noqa: SLF001
+        d.tick()
+        seen = []
+        for part in PARTS:
+            owner, _, name = part.rpartition(".")
+            owner = operator.attrgetter(owner)(d.guard) if owner else d.guard
+
+            def run(*args, part=part, genuine=getattr(owner, name)):
+                seen.append(part)
+                return genuine(*args) if part != broken else raising()
+
+            monkeypatch.setattr(owner, name, run)
+        d.guard.tick(d.now + 2)
+        assert sorted(seen) == sorted(PARTS)
+        assert [event.fields["error"] for event in d.told("guard_failed")] == ["ZeroDivisionError: a mistake of ours"]
 
 
 def test_no_thread_after_a_fork_is_told(monkeypatch):

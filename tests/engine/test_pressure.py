@@ -64,6 +64,22 @@ def test_without_a_limit_it_is_never_near(monkeypatch):
     assert watch.used > 0
 
 
+def test_without_proc_nothing_is_near(monkeypatch):
+    """In a chroot nobody can count: that is no mistake of ours, and no number of descriptors is made up."""
+
+    def no_proc():
+        raise FileNotFoundError("/proc/self/fd")
+
+    monkeypatch.setattr(pressure, "read_fd_count", no_proc)
+    watch = DescriptorWatch()
+    assert (watch.check(), watch.is_pressing(0), watch.used) == (False, False, None)
+    with vanished_peer() as c, driven(fin_timeout=5) as d:
+        d.adopt(c.server)
+        for _ in range(5):
+            d.tick(2)
+        assert d.closed() == [("half_closed", "shut_down")]
+
+
 def test_a_refused_accept_is_pressure_for_a_while(used):
     """Wherever the count stands: the limit that was hit may be the system's."""
     watch = DescriptorWatch()
