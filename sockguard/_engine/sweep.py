@@ -181,8 +181,11 @@ class Sweep:
                 if not record.has_object:
                     correct_side(record, sock)
                 keep_alive(sock, clauses.policy)
-        except (Gone, OSError):
-            self._registry.forget(record)
+        except (Gone, OSError) as error:
+            if isinstance(error, OSError) and error.errno in NO_DESCRIPTOR:
+                self._registry.postpone(record)  # nothing is known of it
+            else:
+                self._registry.forget(record)
             return False
         self._peers.add(record.fd)
         if clauses.first_look_after is not None:

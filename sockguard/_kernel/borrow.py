@@ -15,6 +15,7 @@ our blank socket? blank.py), and if not, it is left to whom it belongs by now.
 """
 
 import _socket
+import errno
 import os
 from types import TracebackType
 
@@ -56,6 +57,8 @@ class Borrower:
 
         Raises:
             Gone: The descriptor is closed, is no socket, or not that connection.
+            OSError: EMFILE, if the program has lowered its limit of descriptors below our number, and all below are
+                taken.
         """
         return _Loan(self, fd, cookie)
 
@@ -64,17 +67,18 @@ class Borrower:
 
         Raises:
             Gone: See `borrow`.
+            OSError: See `borrow`.
         """
         if self._is_lent:
             raise InternalError("a connection is borrowed while another one is")
         if not self._blank.is_ours_as(self._lent):
             self._open()  # the old ones let go of their numbers, each of what is still its own
-        lent = self._lent.socket
         try:
-            os.dup2(fd, lent.fileno(), False)  # not inheritable; a keyword would cost a tenth of the call
+            os.dup2(fd, self._lent.fileno(), False)  # not inheritable; a keyword would cost a tenth of the call
         except OSError as error:
-            raise Gone from error
+            self._make_sure(fd, error)
         self._is_lent = True
+        lent = self._lent.socket
         try:
             found = read_cookie(lent)
         except OSError:
@@ -83,6 +87,24 @@ class Borrower:
             self.take_back()
             raise Gone
         return lent
+
+    def _make_sure(self, fd: int, error: OSError) -> None:
+        """Puts a connection at our number for which dup2 has failed, or finds that it is gone.
+
+        EBADF is what dup2 says of a closed descriptor, and also of a number of ours that is not below
+        RLIMIT_NOFILE any more (fs/file.c, `ksys_dup3`), which the program can lower at any time.
+        """
+        try:
+            os.fstat(fd)
+        except OSError:
+            raise Gone from error
+        if error.errno != errno.EBADF:
+            raise Gone from error  # it is our own number
+        self._lent = Blank(self._blank)  # the lowest that is free
+        try:
+            os.dup2(fd, self._lent.fileno(), False)
+        except OSError:
+            raise Gone from error
 
     def take_back(self) -> None:
         """Ends a loan; for `borrow` only."""

@@ -363,6 +363,25 @@ def test_without_a_descriptor_to_look_with_it_is_tried_again(monkeypatch):
         assert d.closed() == [("half_closed", "shut_down")]
 
 
+def test_without_a_descriptor_to_admit_with_it_is_tried_again(monkeypatch):
+    """A connection of which EMFILE is all that could be found out is none that is gone."""
+    with connect() as c, driven(fin_timeout=5, leak_after=None) as d:
+        record = d.adopt(c.server)
+        d.guard._sweep.open()  # noqa: SLF001
+        borrower = d.guard._sweep._borrower  # noqa: SLF001
+        borrow, refusals = borrower.borrow, [OSError(24, "EMFILE")] * 3
+
+        def refuse(*what):
+            if refusals:
+                raise refusals.pop()
+            return borrow(*what)
+
+        monkeypatch.setattr(borrower, "borrow", refuse)
+        for _ in range(4):
+            d.tick()
+        assert (d.guard.registry.by_fd, record.cookie) == ({c.server.fileno(): record}, read_cookie(c.server))
+
+
 # --- The watch itself ---
 
 

@@ -296,6 +296,52 @@ def test_without_two_descriptors_it_does_not_begin(n_free: int) -> None:
 
 
 @pytest.mark.slow
+def test_limit_below_its_number() -> None:
+    """A program may lower its limit at any time: then it takes a lower number, and what is closed is gone as ever."""
+    script = """
+    with vanished_peer(sent=b"hello") as connection:
+        taken = [os.dup(0) for _ in range(60)]
+        borrower = Borrower()
+        for number in taken:
+            os.close(number)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
+        before = set(os.listdir("/proc/self/fd"))
+        for _ in range(2):
+            with borrower.borrow(connection.server.fileno(), read_cookie(connection.server)) as lent:
+                print(read_activity(lent).unread, lent.fileno() < 40)
+        print(len(before) == len(os.listdir("/proc/self/fd")))
+        for closed in (39, 70, -1):
+            try:
+                borrower.borrow(closed).__enter__()
+            except Gone:
+                print("gone")
+        borrower.close()
+    """
+    assert run(script) == ["5 True", "5 True", "True", "gone", "gone", "gone"]
+
+
+@pytest.mark.slow
+def test_limit_below_its_number_and_all_below_taken() -> None:
+    """It says EMFILE, and not that the connection is gone; when a number is free again, it works."""
+    script = """
+    with vanished_peer(sent=b"hello") as connection:
+        taken = [os.dup(0) for _ in range(60)]
+        borrower = Borrower()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
+        for _ in range(2):
+            try:
+                borrower.borrow(connection.server.fileno(), read_cookie(connection.server)).__enter__()
+            except OSError as error:
+                print(error.strerror)
+        os.close(taken[0])
+        with borrower.borrow(connection.server.fileno(), read_cookie(connection.server)) as lent:
+            print(read_activity(lent).unread, lent.fileno() == taken[0])
+        borrower.close()
+    """
+    assert run(script) == ["Too many open files", "Too many open files", "5 True"]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("n_files", [0, 1, 2, 3])
 def test_files_of_a_program_that_closed_all_descriptors_survive(n_files: int) -> None:
     """A daemon closes our numbers and opens files at them: these are neither closed nor replaced, and we go on."""
