@@ -128,14 +128,17 @@ def program_of(rest: list[str]) -> Program:
     Raises:
         UsageError: None.
     """
-    word, *arguments = rest or [""]
+    if not rest:
+        msg = f"which program? Name it after the options: {FORMS}"
+        raise UsageError(msg)
+    word, *arguments = rest
     option = word[:2] if word[:2] in {"-m", "-c"} else ""
     name = word.removeprefix(option)
-    if option and not name and arguments:
-        name = arguments.pop(0)
-    if not name:
-        msg = f"{option} needs a value" if option else f"which program? Name it after the options: {FORMS}"
-        raise UsageError(msg)
+    if option and not name:
+        if not arguments:
+            msg = f"{option} needs a value"
+            raise UsageError(msg)
+        name = arguments.pop(0)  # may be empty, as Python has it
     return Program(option, name, arguments)
 
 

@@ -99,8 +99,9 @@ def _can_be_imported_from(path: str) -> bool:
 
 
 def _absolute(path: str) -> str:
-    """Makes a path absolute as Python does: `..` and `.` stay."""
-    return os.path.join(_working_directory() or "", path)
+    """Makes a path absolute as Python does: `..` and `.` stay; an empty one, or `.` alone, is the working directory."""
+    folder = _working_directory() or ""
+    return folder if path in {"", "."} else os.path.join(folder, path)
 
 
 def _working_directory() -> str | None:

@@ -124,6 +124,16 @@ def test_package_and_submodule(tmp_path):
         assert (ours.status, ours) == (0, theirs)
 
 
+@pytest.mark.parametrize("has_main", [True, False])
+@pytest.mark.parametrize("words", [[""], ["", "x"], ["."], ["./"], ["-c", ""], ["-c", "", "x"], ["-m", ""]], ids=repr)
+def test_empty_name_and_the_like(tmp_path, words, has_main):
+    """An empty word is one: code that does nothing, the working directory, or a module that is not there."""
+    if has_main:
+        (tmp_path / "__main__.py").write_text(TELL)
+    ours, theirs = run_both(tmp_path, words)
+    assert ours == theirs
+
+
 def test_compiled_script(tmp_path):
     """A script may be bytecode, as with Python."""
     write(tmp_path, "script", TELL)
