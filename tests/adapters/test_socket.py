@@ -466,6 +466,35 @@ def test_closing_with_unread_bytes_is_no_reset(d):
             eventually(lambda: plain.client.send(b"more") and None)
 
 
+@pytest.mark.parametrize("is_by_system", [True, False], ids=["by the system", "by send"])
+def test_who_sent_a_file_and_closes_with_unread_bytes_resets_nothing_either(d, tmp_path, is_by_system):
+    """The original asks for its own number on the way, and for whether a child inherits it: nobody is told it."""
+    (tmp_path / "file").write_bytes(b"answer" * 1000)
+    with pair() as p, (tmp_path / "file").open("rb") as file:
+        p.client.sendall(b"x" * 20000)
+        eventually(lambda: p.server.connection.facts.unread == 20000)
+        assert p.server.sendfile(file if is_by_system else io.BytesIO(file.read())) == 6000
+        assert (p.server.get_inheritable(), p.server.is_handed_out) == (False, False)
+        p.server.close()
+        assert len(d.guard.lingering) == 1
+        assert p.client.recv(6000, socket.MSG_WAITALL) == b"answer" * 1000
+        assert p.client.recv(1) == b""
+
+
+def test_a_number_that_is_asked_for_while_a_file_is_sent_is_handed_out(tmp_path):
+    """By whom it may be: here by the file, which is asked for its own number in the midst of it."""
+    (tmp_path / "file").write_bytes(b"x")
+    with pair() as p, (tmp_path / "file").open("rb") as file:
+
+        class Curious:
+            """A file that asks."""
+
+            mode, seek, fileno = "rb", file.seek, lambda _: (p.server.fileno(), file.fileno())[1]
+
+        p.server.sendfile(Curious())
+        assert p.server.is_handed_out
+
+
 @pytest.mark.parametrize("fields", [{"drain_timeout": None}, {"mode": "observe"}])
 def test_draining_can_be_turned_off(d, fields):
     """Then close() is that of the original."""
@@ -1169,6 +1198,7 @@ OTHER_CALLS = {
     "setblocking": lambda s: s.setblocking(True),
     "getsockopt": lambda s: s.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE),
     "setsockopt": lambda s: s.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    "get_inheritable": lambda s: s.get_inheritable(),
     "dup": lambda s: s.dup(),
 }
 
@@ -1201,6 +1231,27 @@ def test_a_file_cannot_be_sent_after_the_end_either(tmp_path, is_known):
         for call in (lambda: p.server.send(b"x"), lambda: p.server.sendfile(file)):
             with pytest.raises(ConnectionAbortedError, match=f"{PAST}its peer has closed its side"):
                 call()
+
+
+def test_a_file_that_fails_half_way_closes_on_that_call(tmp_path):
+    """As any call that finds the connection over; the one after it says why."""
+    errors = []
+
+    def send(server, file):
+        with contextlib.suppress(ConnectionResetError, BrokenPipeError):
+            server.sendfile(file)
+            errors.append("none")
+
+    with pair() as p, (tmp_path / "file").open("wb+") as file:
+        file.truncate(50_000_000)
+        thread = threading.Thread(target=send, args=(p.server, file), daemon=True)
+        thread.start()
+        assert p.client.recv(1) == b"\0"
+        reset(p.client)
+        thread.join(20)
+        assert (errors, ended(p.server)) == ([], True)
+        with pytest.raises(ConnectionAbortedError, match=f"{PAST}it is over since a call failed with "):
+            p.server.send(b"x")
 
 
 @pytest.mark.needs_books

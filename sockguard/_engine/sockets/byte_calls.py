@@ -153,15 +153,18 @@ class ByteCalls(_Receiver):
         """Does what `socket.sendfile` does where the system has one: it uses the number for as long as it takes."""
         if self._end is not None and fd_of(self) < 0:
             raise self._end.error()
-        self._n_busy += 1
         try:
-            theirs: Callable[..., int] = super()._sendfile_use_sendfile  # type: ignore[misc]
-            if self._meter is None:
-                return theirs(file, offset, count)
-            return self._meter.send_file(self, theirs, file, offset, count)
+            return self._send_file(super()._sendfile_use_sendfile, file, offset, count)  # type: ignore[misc]
         except OSError as error:
             self._failed_to_send(error)
             raise
+
+    def _send_file(self, theirs: Callable[..., int], file: Any, offset: int, count: int | None) -> int:
+        self._n_busy += 1
+        try:
+            if self._meter is None:
+                return theirs(file, offset, count)
+            return self._meter.send_file(self, theirs, file, offset, count)
         finally:
             self._n_busy -= 1
 

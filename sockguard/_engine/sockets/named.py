@@ -3,17 +3,22 @@
 import _socket
 import contextlib
 import errno
+import os
+import socket
+import sys
 from typing import Any
 
 from sockguard._engine.sockets.byte_calls import ByteCalls
 from sockguard._engine.sockets.guarded import ANYBODY
 from sockguard._engine.sockets.in_use import calls_into_c
+from sockguard._kernel.one_socket import fd_of
 
 __all__ = ["Named"]
 
 _Raw = _socket.socket
 _fileno, _settimeout, _setblocking = _Raw.fileno, _Raw.settimeout, _Raw.setblocking
 _getsockopt, _setsockopt = _Raw.getsockopt, _Raw.setsockopt
+_SENDS_FILE = socket.socket._sendfile_use_sendfile.__code__  # type: ignore[attr-defined]  # noqa: SLF001 - it asks fileno()
 
 
 class Named(ByteCalls):
@@ -23,8 +28,19 @@ class Named(ByteCalls):
 
     def fileno(self) -> int:
         """Gives the number of the descriptor, which from then on is the program's to release."""
-        self._known_to = ANYBODY
+        # The original's sendfile() asks too, and keeps it to itself. Told by the caller: to restore what was
+        # before would forget whom another thread has handed it to meanwhile.
+        caller = sys._getframe().f_back  # noqa: SLF001 - the one door to it; None if C calls, as a thread begins
+        if caller is None or caller.f_code is not _SENDS_FILE:
+            self._known_to = ANYBODY
         return _fileno(self)
+
+    def get_inheritable(self) -> bool:
+        """Tells whether a child inherits the descriptor; it is not handed out for that."""
+        try:
+            return os.get_inheritable(fd_of(self))
+        except OSError as error:
+            raise self._too_late(error) from None
 
     @property
     def is_handed_out(self) -> bool:
