@@ -99,6 +99,12 @@ class GuardedServerMixin(_Server):
         finally:
             self._accepted = None
 
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        """Has the handler handle a request; a forked child, which alone serves it, sends its heartbeats, too."""
+        if isinstance(request, GuardedSocket) and os.getpid() != self._accepted_by:
+            request._beat_after_fork()  # noqa: SLF001 - one of us
+        super().finish_request(request, client_address)
+
     def shutdown_request(self, request: Any) -> None:
         """Ends and closes a request, also if a file of it is open still."""
         try:

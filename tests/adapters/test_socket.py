@@ -1184,6 +1184,20 @@ def test_other_terms_can_bring_a_heart(d):
             ask(client, server, d)
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_a_forked_child_that_says_it_serves_asks(beating):
+    """By other terms, or the same; it need not have received or sent anything before."""
+    client, server, d = beating
+
+    def serve() -> bool:
+        d.guard.after_fork_in_child()
+        sockguard.guard_socket(client, Policy(heartbeat=BEAT))
+        ask(client, server, d)
+        return True
+
+    assert succeeded(fork(serve))
+
+
 def test_other_terms_can_end_a_heart(beating):
     """Nothing is sent any more."""
     client, server, d = beating

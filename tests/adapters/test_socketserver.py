@@ -17,7 +17,9 @@ import sockguard
 from forks import succeeds_in_child
 from loopback import state_of
 from loops import client_tls, server_tls
-from sockguard._core.policy import Keepalive, Policy
+from sockguard import _process
+from sockguard._core.policy import Heartbeat, Keepalive, Policy
+from sockguard._engine.current import set_maker
 from sockguard._kernel.backend import KERNEL_KEEPS_BOOKS
 from sockguard.errors import UsageError
 from waiting import eventually
@@ -290,6 +292,52 @@ def test_the_parent_of_a_forking_server_ends_nothing(d):
             d.tick()
         client.shutdown(socket.SHUT_WR)
         assert client.recv(9) == b""
+
+
+@pytest.fixture
+def own_guard():
+    """Lets the guard of this process be the one that is used, with its thread, here and in children."""
+    set_maker(_process._share)  # noqa: SLF001
+    yield
+    _process.end()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("own_guard")
+@pytest.mark.parametrize("kind", ["threading", "forking", "forking unix"])
+def test_who_serves_a_request_asks_its_peer(address_of, kind):
+    """A forked child does, and it alone, as its parent has closed its copy; the answer is taken out."""
+    policy = Policy(heartbeat=Heartbeat(b"ping\n", 0.3, 60, b"pong\n"))
+
+    def handle(handler):
+        handler.request.settimeout(20)
+        handler.wfile.write(handler.rfile.readline())
+        handler.wfile.write(b"%d" % (handler.request.connection.rtt is not None))
+
+    with serving(kind, handle, address=address_of(kind), policy=policy) as server, connect_to(server) as client:
+        assert client.recv(5) == b"ping\n"
+        client.sendall(b"pong\ndata\n")
+        with client.makefile("rb") as file:
+            assert file.read().replace(b"ping\n", b"") == b"data\n1"  # of the latter, more may come at any time
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("own_guard")
+def test_a_forked_child_whose_peer_answers_nothing_is_woken(tmp_path):
+    """By its own guard, for that reason."""
+    policy, path = Policy(heartbeat=Heartbeat(b"ping\n", 0.3, 1, b"pong\n")), tmp_path / "reason"
+
+    def handle(handler):
+        handler.request.settimeout(20)
+        with contextlib.suppress(OSError):
+            handler.request.recv(9)
+        path.write_text(str(handler.request.connection.ended_by))
+
+    with serving("forking", handle, handler=socketserver.BaseRequestHandler, policy=policy) as server:
+        with connect_to(server) as client:
+            assert client.recv(5) == b"ping\n"
+            assert client.recv(5) == b""
+        assert "had not answered a heartbeat" in eventually(lambda: path.exists() and path.read_text())
 
 
 class Page(http.server.BaseHTTPRequestHandler):

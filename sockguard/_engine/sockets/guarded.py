@@ -122,7 +122,8 @@ class Guarded(socket.socket):
         elif terms.books is not None and self._meter is None:
             self._meter = Meter(terms)
         guard.adopt(self, self, is_server, listener, terms, None, 3)  # _take_in, accept, the program
-        if beats:
+        if beats and isinstance(self._meter, Pulse):
+            self._meter.renew_after_fork()
             guard.hearts.add(self, monotonic())
 
     def _set_policy(self, policy: Policy | None) -> None:

@@ -82,7 +82,7 @@ class Pulse(Meter):
         self._lock = threading.RLock()
         """A signal handler may send while its own thread holds it."""
 
-    def _renew_after_fork(self) -> None:
+    def renew_after_fork(self) -> None:
         """Takes a lock that nobody holds: a thread that is not in this process may hold the old one."""
         if self._pid != os.getpid():
             self._pid = os.getpid()
@@ -97,7 +97,7 @@ class Pulse(Meter):
         Raises:
             OSError: As the call itself.
         """
-        self._renew_after_fork()
+        self.renew_after_fork()
         if how.flags(args) & NOT_OF_THE_STREAM or not how.room(args):
             return how.call(sock, *args)
         timeout = 0.0 if how.flags(args) & DONT_WAIT else _timeout_of(sock)
@@ -155,7 +155,7 @@ class Pulse(Meter):
 
     @contextlib.contextmanager
     def _sending(self, sock: Any, flags: int) -> Iterator[None]:
-        self._renew_after_fork()
+        self.renew_after_fork()
         gate = self._terms.gate
         assert gate is not None  # noqa: S101 - where there is a heart, there is a gate
         timeout = 0.0 if flags & DONT_WAIT else _timeout_of(sock)
