@@ -299,6 +299,23 @@ def test_what_is_no_error_closes_nothing():
             assert not ended(client)
 
 
+@pytest.mark.parametrize("half_close", ["drain", "close"])
+def test_a_socket_whose_connect_failed_can_connect_again(half_close):
+    """Linux gives an end of the stream where nothing ever was, once SO_ERROR was read: that is no end either."""
+    with listen() as listener:
+        address = listener.getsockname()
+    with sockguard.GuardedSocket(policy=Policy(half_close=half_close)) as client:
+        client.setblocking(False)
+        client.connect_ex(address)
+        assert eventually(lambda: client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)) == errno.ECONNREFUSED
+        assert (client.recv(9), ended(client)) == (b"", False)
+        with socket.create_server(address) as listener:
+            eventually(lambda: client.connect_ex(address) in (0, errno.EISCONN))
+            with listener.accept()[0] as server:
+                client.sendall(b"hello")
+                assert server.recv(9) == b"hello"
+
+
 def test_our_own_shutdown_is_no_end_of_the_connection():
     """EPIPE after shutdown(SHUT_WR) says nothing of what the peer may still send."""
     with pair() as p:

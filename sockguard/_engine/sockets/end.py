@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 
 from sockguard._core.connection import Activity
 from sockguard._core.facts import TcpState
+from sockguard._engine.terms import Terms
 from sockguard._kernel.activity import was_ever_connected
 
-__all__ = ["ENDED_BY_PEER", "NO_ERROR", "End", "is_over_after", "make_end"]
+__all__ = ["ENDED_BY_PEER", "NO_ERROR", "End", "is_over_after", "is_to_connect", "make_end"]
 
 _Raw = _socket.socket
 _CLOSE, _CLOSE_WAIT = int(TcpState.CLOSE), int(TcpState.CLOSE_WAIT)
@@ -58,6 +59,16 @@ def is_over_after(sock: Any, facts: Activity, error: OSError, *, has_books: bool
     if has_books:  # a Unix socket that takes no more, and gives no more
         is_gone = error.errno == errno.EPIPE and facts.state == _CLOSE_WAIT
         return is_gone or facts.state == _CLOSE
+    return facts.state == _CLOSE and not is_to_connect(sock, facts)
+
+
+def is_to_connect(sock: Any, facts: Activity, terms: Terms | None = None) -> bool:
+    """Tells whether there was no connection yet, though it looks over: a connect() was refused, the next may not be.
+
+    Linux gives an end of the stream there, once the error was fetched.
+    """
+    if facts.state != _CLOSE or (terms is not None and terms.books is not None):
+        return False
     with contextlib.suppress(OSError):
-        return facts.state == _CLOSE and was_ever_connected(sock)
-    return False
+        return not was_ever_connected(sock)
+    return True

@@ -20,7 +20,7 @@ from sockguard._core.policy import Policy
 from sockguard._engine.current import current_guard, shared_guard
 from sockguard._engine.handle import GuardedConnection
 from sockguard._engine.send_gate import SendGate
-from sockguard._engine.sockets.end import ENDED_BY_PEER, NO_ERROR, End, is_over_after, make_end
+from sockguard._engine.sockets.end import ENDED_BY_PEER, NO_ERROR, End, is_over_after, is_to_connect, make_end
 from sockguard._engine.sockets.in_use import is_in_use, take_off
 from sockguard._engine.sockets.meter import Meter
 from sockguard._engine.sockets.pulse import Pulse
@@ -181,7 +181,7 @@ class Guarded(socket.socket):
             return
         connection = self.connection
         policy, facts = connection.policy, connection.facts
-        if policy.mode != "enforce" or facts is None or facts.unread:
+        if policy.mode != "enforce" or facts is None or facts.unread or is_to_connect(self, facts, self._terms):
             return
         if policy.half_close == "close" and facts.state in ENDED_BY_PEER:
             why, setting = "its peer has closed its side, and half_close is 'close'", "half_close"
