@@ -36,13 +36,18 @@ def read_peer_name(sock: Any) -> Any:  # noqa: ANN401 - as socket.getpeername(),
     try:
         return sock.getpeername()
     except OSError:
-        if (last := read_last_peer(sock)) is None:
+        if (last := _read_last_name(sock)) is None:
             raise
         return last
 
 
 def read_last_peer(sock: Any) -> Address | None:  # noqa: ANN401 - a socket, or what a loop gives in place of one
     """Reads the address of the peer, also after the end; None where that is not told."""
+    last = _read_last_name(sock)
+    return None if last is None else Address(*last[:2])
+
+
+def _read_last_name(sock: Any) -> tuple[Any, ...] | None:  # noqa: ANN401 - as above
     if sys.platform != "linux":
         return None
     for family, (size, host_at) in _PLACES.items():  # by its own answer: a socket object may not know its family
@@ -50,5 +55,7 @@ def read_last_peer(sock: Any) -> Address | None:  # noqa: ANN401 - a socket, or 
             raw = sock.getsockopt(socket.SOL_SOCKET, SO_PEERNAME, size)
             # Or on this machine the number stands for something else.
             if len(raw) == size and int.from_bytes(raw[:2], sys.byteorder) == family:
-                return Address(socket.inet_ntop(family, raw[host_at]), int.from_bytes(raw[2:4], "big"))
+                name = socket.inet_ntop(family, raw[host_at]), int.from_bytes(raw[2:4], "big")
+                flow_and_scope = int.from_bytes(raw[4:8], "big"), int.from_bytes(raw[24:], sys.byteorder)
+                return name + flow_and_scope if family == socket.AF_INET6 else name
     return None

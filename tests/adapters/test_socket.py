@@ -260,6 +260,19 @@ def test_a_reset_closes_on_that_call_and_is_raised_as_it_is(call):
             p.server.recv(9)
 
 
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+@pytest.mark.needs_books
+def test_the_peer_of_a_connection_that_was_reset_is_told(family):
+    """In the form of the original; the kernel's getpeername() does not tell it any more by then."""
+    with pair(family=family) as p:
+        names = p.server.getpeername(), p.server.getsockname()
+        reset_by_peer(p)
+        with pytest.raises(ConnectionResetError):
+            p.server.recv(9)
+        assert (p.server.getpeername(), p.server.getsockname()) == names
+        assert type(p.server.getpeername()) is tuple
+
+
 def test_what_was_received_before_a_reset_can_still_be_read():
     """It is closed by the call that finds nothing left."""
     with pair() as p:

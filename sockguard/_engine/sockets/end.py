@@ -9,6 +9,7 @@ from sockguard._core.connection import Activity
 from sockguard._core.facts import TcpState
 from sockguard._engine.terms import Terms
 from sockguard._kernel.activity import was_ever_connected
+from sockguard._kernel.peer_name import read_peer_name
 
 __all__ = ["ENDED_BY_PEER", "NO_ERROR", "End", "is_over_after", "is_to_connect", "make_end"]
 
@@ -48,9 +49,9 @@ class End(NamedTuple):
 def make_end(sock: _socket.socket, why: str, *, is_eof: bool) -> End:
     """Takes note of an end, and of the names of the connection while there are some."""
     names = {}
-    for name in ("getsockname", "getpeername"):
+    for name, read in (("getsockname", _Raw.getsockname), ("getpeername", read_peer_name)):
         with contextlib.suppress(OSError):
-            names[name] = getattr(_Raw, name)(sock)
+            names[name] = read(sock)
     return End(why, is_eof, names)
 
 
