@@ -637,12 +637,12 @@ def test_a_guarded_socket_gets_other_terms(d):
 
 def test_what_cannot_be_guarded_is_refused_with_a_remedy():
     """No socket, a closed one, one under TLS, one whose file is in use, and what is no policy."""
-    closed = socket.socket()
-    closed.close()
     with pytest.raises(UsageError, match="give a socket"):
         sockguard.guard_socket(7)
-    with pytest.raises(UsageError, match="it is closed"):
-        sockguard.guard_socket(closed)
+    for closed in (socket.socket(), sockguard.GuardedSocket()):
+        closed.close()
+        with pytest.raises(UsageError, match="it is closed"):
+            sockguard.guard_socket(closed)
     with socket.socket() as sock:
         with pytest.raises(UsageError, match=r"is no sockguard\.Policy"):
             sockguard.guard_socket(sock, {"idle_timeout": 7})

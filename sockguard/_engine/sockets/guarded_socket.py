@@ -232,10 +232,10 @@ def guard_socket(sock: socket.socket, policy: Policy | None = None) -> GuardedSo
         PolicyError: A `SOCKGUARD_*` variable makes no sense. The socket stays as it is, as with all of these.
     """
     check_policy(policy)
+    _refuse_others(sock)
     if isinstance(sock, GuardedSocket):
         sock._set_policy(policy)  # noqa: SLF001
         return sock
-    _refuse_others(sock)
     shared_guard()  # before the descriptor is taken
     family, kind, proto, timeout = sock.family, sock.type, sock.proto, sock.gettimeout()
     guarded = GuardedSocket(family, kind, proto, sock.detach(), policy=policy)
@@ -250,10 +250,10 @@ def _refuse_others(sock: object) -> None:
     if not isinstance(sock, socket.socket):
         msg = f"guard_socket({sock!r}) makes no sense: give a socket.socket"
         raise UsageError(msg)
-    if sock.fileno() < 0:
+    if fd_of(sock) < 0:
         msg = f"guard_socket({sock!r}) makes no sense: it is closed"
         raise UsageError(msg)
-    if sock._io_refs > 0:  # type: ignore[attr-defined]  # noqa: SLF001
+    if sock._io_refs > 0 and not isinstance(sock, GuardedSocket):  # type: ignore[attr-defined]  # noqa: SLF001
         msg = f"guard_socket({sock!r}) would break the file that its makefile() gave: guard it before"
         raise UsageError(msg)
 
