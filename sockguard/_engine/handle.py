@@ -173,9 +173,9 @@ class Deadline:
 
     @property
     def expired(self) -> bool:
-        """Tells whether the guard has ended the connection for it."""
-        verdict = self._terms.verdict
-        return verdict is not None and verdict.reason is Reason.DEADLINE
+        """Tells whether the guard has ended the connection for it, and not for another deadline."""
+        verdict, met = self._terms.verdict, self._terms.met
+        return verdict is not None and verdict.reason is Reason.DEADLINE and met is not None and met == self._demand
 
     def __enter__(self) -> Self:
         self._demand = Demand(Reason.DEADLINE, _now(), self._seconds)

@@ -91,6 +91,8 @@ def _note_verdict(record: Record, verdict: Verdict, policy: Policy) -> None:
     """Takes note of why it ends, before it is ended: that wakes whoever waits for it, and he asks why."""
     if record.verdict is None and verdict.reason is not None:
         record.verdict = verdict
+        if record.terms is not None and record.connection is not None:
+            record.terms.met = record.connection.demand
     if record.terms is not None and policy.mode == "enforce" and verdict.action is not Action.SEND_FIN:
         record.terms.verdict = record.verdict
 

@@ -36,7 +36,7 @@ class Terms:
         heart: Its heartbeat, if it has one.
     """
 
-    __slots__ = ("books", "demands", "expected", "fd", "gate", "heart", "policy", "untold", "verdict")
+    __slots__ = ("books", "demands", "expected", "fd", "gate", "heart", "met", "policy", "untold", "verdict")
 
     def __init__(self, policy: Policy | None, books: Books | None = None, heart: Heart | None = None) -> None:
         self.policy = policy
@@ -50,6 +50,8 @@ class Terms:
         """By when it is to be ended, whatever it does; written by the wrapper."""
         self.verdict: Verdict | None = None
         """By which the guard has ended it; written by the guard."""
+        self.met: Demand | None = None
+        """The demand that was first due when that was found; written by the guard, before."""
         self.fd = -1
         """Where the registry has it; written by the guard."""
         self.untold = True

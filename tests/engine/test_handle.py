@@ -147,6 +147,43 @@ def test_deadlines_that_overlap_hold_each_for_itself():
             assert d.closed() == [("deadline", "shut_down")]
 
 
+def missed(d, deadline) -> bool:
+    """Tells whether a block that fails for the end of its connection is told that this was its deadline."""
+    deadline.__enter__()
+    while not d.closed():
+        d.tick(1)
+    error = ConnectionAbortedError("as a protocol would")
+    try:
+        deadline.__exit__(type(error), error, None)
+    except TimeoutError:
+        return True
+    return False
+
+
+def test_of_two_deadlines_the_one_that_was_missed_is_blamed():
+    """Whichever stands inside; the other one has not expired, and lets the error through."""
+    with connect() as c, handled(c) as (d, connection), connection.deadline(60) as outer:
+        inner = connection.deadline(5)
+        assert (missed(d, inner), inner.expired, outer.expired) == (True, True, False)
+    with connect() as c, handled(c) as (d, connection):
+        outer, inner = connection.deadline(5), connection.deadline(60)
+        outer.__enter__()
+        assert missed(d, inner) is False
+        with pytest.raises(TimeoutError, match="deadline of 5 s"):
+            outer.__exit__(ConnectionAbortedError, ConnectionAbortedError("as the inner block did"), None)
+        assert (outer.expired, inner.expired) == (True, False)
+
+
+def test_a_later_deadline_is_not_blamed_for_an_end_before_it():
+    """Neither by its message nor by its word, also if it is entered again."""
+    with connect() as c, handled(c) as (d, connection):
+        first, second = connection.deadline(5), connection.deadline(5)
+        assert (first.expired, second.expired) == (False, False)
+        assert missed(d, first) is True
+        assert (missed(d, second), missed(d, first)) == (False, False)
+        assert (second.expired, first.expired) == (False, False)
+
+
 @pytest.mark.parametrize("nonsense", [0, -1, NEVER, float("inf"), None, "5"])
 def test_a_deadline_that_makes_no_sense_is_refused(nonsense):
     """By its value, with what to give instead."""
