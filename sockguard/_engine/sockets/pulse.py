@@ -134,14 +134,12 @@ class Pulse(Meter):
     def _read(self, sock: Any, how: Receiving, args: Args) -> Any:
         """Reads what is there; None if all of it was for us."""
         is_look, room = bool(how.flags(args) & socket.MSG_PEEK), how.room(args)
-        if is_look:
-            self._take_answers(sock, _now())
         if self._left:
             data, self._left = self._left[:room], self._left if is_look else self._left[room:]
             return how.put(args, how.nothing, data)
         result = how.call(sock, *args)
         if is_look:
-            return result
+            return self._look(sock, how, args, result)
         n = how.n_of(result)
         data = self._heart.receive(how.data_of(args, result), _now())
         if data or not n:  # an answer is no activity of the connection's
@@ -150,6 +148,23 @@ class Pulse(Meter):
             return None
         data, self._left = data[:room], data[room:]
         return how.put(args, result, data)
+
+    @calls_into_c
+    def _look(self, sock: Any, how: Receiving, args: Args, result: Any) -> Any:
+        """Shows what a call would give that takes it; if that is nothing yet, takes it as that would, and gives None.
+
+        All else stays where it is, as select() must go on telling of it.
+        """
+        trial = _trial_of(self._heart)
+        if trial is None:
+            return result
+        room = how.room(args)
+        seen = _recv(sock, room + LOOK, socket.MSG_PEEK | DONT_WAIT)
+        shown = trial.receive(seen, 0.0)
+        if seen and not shown:
+            self._left += self._heart.receive(_recv(sock, len(seen), DONT_WAIT), _now())
+            return None
+        return how.put(args, result, shown[:room])
 
     # --- Sending ---
 
@@ -238,9 +253,17 @@ class Pulse(Meter):
 
 
 def _are_answers(heart: Heart, data: bytes) -> bool:
-    """Tells whether bytes are answers and nothing else, by a trial on a copy. What a function judges stays."""
-    if not isinstance(heart.heartbeat.expect, bytes | type):
+    """Tells whether bytes are answers and nothing else."""
+    trial = _trial_of(heart)
+    if trial is None:
         return False
+    return not trial.receive(data, 0.0) and trial.n_answered > heart.n_answered and not trial.receive(b"", 0.0)
+
+
+def _trial_of(heart: Heart) -> Heart | None:
+    """Makes a copy, to try bytes on; None if no bytes are taken out: a function judges what it is shown once."""
+    if not isinstance(heart.heartbeat.expect, bytes | type):
+        return None
     trial = copy.copy(heart)
     trial._answers = copy.copy(heart._answers)  # noqa: SLF001 - a look that changes nothing has no other door
-    return not trial.receive(data, 0.0) and trial.n_answered > heart.n_answered and not trial.receive(b"", 0.0)
+    return trial

@@ -247,3 +247,70 @@ def test_urgent_data_arrives(beating):
     server.send(b"!", socket.MSG_OOB)
     assert eventually(lambda: not error_of(lambda: client.recv(1, socket.MSG_OOB | socket.MSG_PEEK)))
     assert client.recv(1, socket.MSG_OOB) == b"!"
+
+
+def ask(client, server, d) -> None:
+    """Lets time pass until the question arrives."""
+    eventually(lambda: (d.tick(1), select.select([server], [], [], 0.01)[0])[1])
+    assert server.recv(99) == b"ping\n"
+
+
+def waits_for(client, n: int) -> bool:
+    """Waits until so many bytes lie there for a client."""
+    return eventually(lambda: client.connection.facts.unread == n)
+
+
+LOOKS = {
+    "recv": lambda sock, n: sock.recv(n, socket.MSG_PEEK),
+    "recvmsg": lambda sock, n: sock.recvmsg(n, 0, socket.MSG_PEEK)[0],
+    "recv_into": lambda sock, n: (buffer := bytearray(n))[: sock.recv_into(buffer, n, socket.MSG_PEEK)],
+}
+
+
+@pytest.mark.parametrize("look", LOOKS.values(), ids=LOOKS)
+def test_a_look_shows_what_a_call_would_give(beating, look):
+    """Neither the answer nor less for that; and it takes nothing that is the application's, so that select() knows."""
+    client, server, d = beating
+    ask(client, server, d)
+    server.sendall(b"before\npong\nafter\npo")
+    waits_for(client, 20)
+    for _ in range(2):
+        assert (look(client, 4), look(client, 13)) == (b"befo", b"before\nafter\n")
+        assert look(client, 99) == b"before\nafter\npo"
+        assert client.connection.facts.unread == 20
+    assert (client.recv(3), look(client, 99)) == (b"bef", b"ore\nafter\npo")
+    assert client.recv(99) == b"ore\nafter\npo"
+
+
+@pytest.mark.parametrize("look", LOOKS.values(), ids=LOOKS)
+def test_a_look_at_what_may_be_an_answer_waits_for_more(beating, look):
+    """As a call does, and as that it shows then what was held back, also at the end of the stream."""
+    client, server, d = beating
+    client.settimeout(0)
+    ask(client, server, d)
+    server.sendall(b"po")
+    waits_for(client, 2)
+    for _ in range(2):
+        with pytest.raises(BlockingIOError):
+            look(client, 9)
+    server.sendall(b"tatoes\npon")
+    waits_for(client, 10)
+    assert (look(client, 99), client.recv(99)) == (b"potatoes\n", b"potatoes\n")
+    server.shutdown(socket.SHUT_WR)
+    eventually(lambda: client.connection.state == "half_closed")
+    assert (look(client, 2), look(client, 9), client.recv(9), client.recv(9)) == (b"po", b"pon", b"pon", b"")
+
+
+def test_a_look_takes_an_answer_out_that_stands_alone(beating):
+    """And finds nothing else; who looks with a time-out waits for bytes of the application's."""
+    client, server, d = beating
+    ask(client, server, d)
+    client.settimeout(20)
+    got = []
+    thread = threading.Thread(target=lambda: got.append(client.recv(9, socket.MSG_PEEK)))
+    thread.start()
+    server.sendall(b"pong\n")
+    assert eventually(lambda: heart_of(client).n_answered) == 1
+    server.sendall(b"data\n")
+    thread.join(20)
+    assert (got, client.recv(9)) == ([b"data\n"], b"data\n")
