@@ -182,7 +182,7 @@ class Heart:
             self._looked_at = max(now, self._looked_at)
         return self._state
 
-    def receive(self, data: bytes, now: float) -> bytes:
+    def receive(self, data: bytes, now: float, *, may_answer: bool = True) -> bytes:
         """Takes in all bytes that arrive, and gives what is the application's.
 
         Nothing is lost or reordered, but it can be less than what came (nothing at all is not
@@ -191,11 +191,12 @@ class Heart:
         Args:
             data: What has arrived; b"" is the end of the stream, and gives what was held back.
             now: The present instant.
+            may_answer: If not, all of it is the application's, and is not held back.
         """
         if not data:
             self.stop()
             return b"" if self._answers is None else self._answers.release()
-        rest, n = self._take(data)
+        rest, n = self._take(data, self._n_owed if may_answer else 0)
         self.moved(now)
         if n:
             self._answered(n, now)
@@ -230,11 +231,11 @@ class Heart:
             self.rtt = max(0.0, now - self._asked_at)
         self._state = after(self._state, Happening.ANSWER)
 
-    def _take(self, data: bytes) -> tuple[bytes, int]:
+    def _take(self, data: bytes, n_owed: int) -> tuple[bytes, int]:
         if self._answers is None:
             return data, 0
         try:
-            return self._answers.take(data, self._n_owed)
+            return self._answers.take(data, n_owed)
         except Exception as error:  # noqa: BLE001 - as above
             self._answers = None
             self._fail(error)

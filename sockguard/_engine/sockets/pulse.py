@@ -37,7 +37,7 @@ from sockguard._core.timers import TICK
 from sockguard._engine.guard import Guard
 from sockguard._engine.sockets.in_use import calls_into_c
 from sockguard._engine.sockets.meter import DONT_WAIT, Meter
-from sockguard._engine.sockets.receiving import RECV, Args, Receiving
+from sockguard._engine.sockets.receiving import RECV, Args, Receiving, brings_descriptors
 from sockguard._engine.terms import Terms
 from sockguard._kernel.activity import read_activity
 from sockguard._kernel.natives import monotonic
@@ -49,6 +49,7 @@ __all__ = ["Pulse"]
 
 _Raw = _socket.socket
 _recv, _send, _timeout_of = _Raw.recv, _Raw.send, _Raw.gettimeout
+_family_of = _Raw.family.__get__
 _now = monotonic
 NOT_OF_THE_STREAM = socket.MSG_OOB | getattr(socket, "MSG_ERRQUEUE", 0)
 """Flags with which a call receives something else, never waits for it, and poll(2) is no help."""
@@ -141,7 +142,7 @@ class Pulse(Meter):
         if is_look:
             return self._look(sock, how, args, result)
         n = how.n_of(result)
-        data = self._heart.receive(how.data_of(args, result), _now())
+        data = self._heart.receive(how.data_of(args, result), _now(), may_answer=not brings_descriptors(result))
         if data or not n:  # an answer is no activity of the connection's
             self._count(len(data) if n else 0, room)
         if n and not data:
@@ -159,8 +160,8 @@ class Pulse(Meter):
         if trial is None:
             return result
         room = how.room(args)
-        seen = _recv(sock, room + LOOK, socket.MSG_PEEK | DONT_WAIT)
-        shown = trial.receive(seen, 0.0)
+        seen, has_descriptors = _peek(sock, room + LOOK)
+        shown = trial.receive(seen, 0.0, may_answer=not has_descriptors)
         if seen and not shown:
             self._left += self._heart.receive(_recv(sock, len(seen), DONT_WAIT), _now())
             return None
@@ -247,9 +248,18 @@ class Pulse(Meter):
         """Takes out what waits to be read, if it is nothing but answers; with the lock held."""
         if self._heart.state is not BeatState.ASKED or not is_ready(sock):
             return
-        seen = _recv(sock, LOOK, socket.MSG_PEEK | DONT_WAIT)
-        if seen and _are_answers(self._heart, seen):
+        seen, has_descriptors = _peek(sock, LOOK)
+        if seen and not has_descriptors and _are_answers(self._heart, seen):
             self._left += self._heart.receive(_recv(sock, len(seen), DONT_WAIT), now)
+
+
+@calls_into_c
+def _peek(sock: Any, n: int) -> tuple[bytes, bool]:
+    """Looks at what is there, and whether descriptors come with it, which nobody is given: none must be lost for us."""
+    if _family_of(sock) != getattr(socket, "AF_UNIX", None) or not hasattr(_Raw, "recvmsg"):
+        return _recv(sock, n, socket.MSG_PEEK | DONT_WAIT), False
+    seen, _, flags, _ = _Raw.recvmsg(sock, n, 0, socket.MSG_PEEK | DONT_WAIT)
+    return seen, bool(flags & socket.MSG_CTRUNC)
 
 
 def _are_answers(heart: Heart, data: bytes) -> bool:

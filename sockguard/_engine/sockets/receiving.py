@@ -5,12 +5,24 @@ for all six; this table tells it how.
 """
 
 import _socket
+import socket
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-__all__ = ["RECV", "RECVFROM", "RECVFROM_INTO", "RECVMSG", "RECVMSG_INTO", "RECV_INTO", "Receiving"]
+__all__ = [
+    "RECV",
+    "RECVFROM",
+    "RECVFROM_INTO",
+    "RECVMSG",
+    "RECVMSG_INTO",
+    "RECV_INTO",
+    "Receiving",
+    "brings_descriptors",
+]
 
 _Raw = _socket.socket
+SCM_RIGHTS: int | None = getattr(socket, "SCM_RIGHTS", None)
+"""None on Windows, where no descriptors are sent."""
 Args = tuple[Any, ...]
 
 
@@ -34,6 +46,12 @@ class Receiving(NamedTuple):
     def flags(self, args: Args) -> int:
         """Tells the flags of a call."""
         return int(args[self.flags_at]) if len(args) > self.flags_at else 0
+
+
+def brings_descriptors(result: Any) -> bool:
+    """Tells whether descriptors came with the bytes of a result, which only the result of a recvmsg() can hold."""
+    beside = result[1] if isinstance(result, tuple) and len(result) == len(RECVMSG.nothing) else ()
+    return any((level, kind) == (socket.SOL_SOCKET, SCM_RIGHTS) for level, kind, _ in beside)
 
 
 def _first(result: tuple[Any, ...]) -> int:

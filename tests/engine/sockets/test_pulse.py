@@ -5,6 +5,7 @@ import os
 import select
 import signal
 import socket
+import sys
 import threading
 import time
 
@@ -314,3 +315,43 @@ def test_a_look_takes_an_answer_out_that_stands_alone(beating):
     server.sendall(b"data\n")
     thread.join(20)
     assert (got, client.recv(9)) == ([b"data\n"], b"data\n")
+
+
+@pytest.fixture
+def beating_unix(d):
+    """A guarded end of a Unix pair with a heartbeat, the other end, and the guard."""
+    one, other = socket.socketpair(socket.AF_UNIX)
+    with sockguard.guard_socket(one, BEAT) as guarded, other:
+        other.settimeout(20)
+        guarded.settimeout(20)
+        yield guarded, other, d
+
+
+def receive_fds(sock, flags: int = 0) -> tuple[bytes, int]:
+    """Receives bytes, and closes the descriptors that came with them; tells how many there were."""
+    data, beside, _, _ = sock.recvmsg(99, socket.CMSG_SPACE(4), flags)
+    fds = [int.from_bytes(fd, sys.byteorder) for _, _, fd in beside]
+    for fd in fds:
+        os.close(fd)
+    return data, len(fds)
+
+
+def test_descriptors_arrive_though_their_bytes_may_be_an_answer(beating_unix):
+    """Bytes that bring descriptors are the application's, and come with them; what is held back comes before them."""
+    guarded, other, d = beating_unix
+    with socket.socket() as any_other:
+        for sent in (b"p", b"pong\n"):
+            ask(guarded, other, d)
+            socket.send_fds(other, [sent], [any_other.fileno()])
+            assert receive_fds(guarded, socket.MSG_PEEK) == (sent, 1)
+            assert receive_fds(guarded) == (sent, 1)
+            other.sendall(b"!\npong\n")
+            assert guarded.recv(99) == b"!\n"
+            assert heart_of(guarded).state.value == "waiting"
+        ask(guarded, other, d)
+        guarded.settimeout(0)
+        other.sendall(b"po")
+        with pytest.raises(BlockingIOError):
+            guarded.recv(9)
+        socket.send_fds(other, [b"tatoes\n"], [any_other.fileno()])
+        assert receive_fds(guarded) == (b"potatoes\n", 1)
