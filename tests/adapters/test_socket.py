@@ -1176,6 +1176,43 @@ def test_a_duplicate_of_a_class_of_the_program_needs_none_of_its_arguments():
         assert (type(copy), copy.family, copy.gettimeout()) == (Mine, mine.family, None)
 
 
+def test_a_duplicate_of_a_class_of_the_program_is_made_by_its_constructor(d):
+    """As the original makes it, where that takes what the original's does; terms and counts are shared as ever."""
+
+    class Labelled(sockguard.GuardedSocket):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            self.label = "x"
+
+    policy = Policy(idle_timeout=5)
+    one, other = socket.socketpair(socket.AF_UNIX)
+    with other, pair() as p:
+        for plain in (socket.socket().detach(), p.server.detach(), one.detach()):
+            with Labelled(fileno=plain, policy=policy) as mine, mine.dup() as copy:
+                assert (type(copy), copy.label, copy.family) == (Labelled, "x", mine.family)
+                assert copy.connection.policy is policy
+                if mine.connection.state == "open":
+                    copy.sendall(b"hello")
+                    assert (mine.connection._terms is copy.connection._terms, mine.bytes_sent) == (True, 5)  # noqa: SLF001
+                    for _ in range(4):
+                        d.tick(5)
+        assert d.closed() == [("idle", "shut_down")] * 2
+
+
+def test_what_a_constructor_of_the_program_raises_is_its_own():
+    """Though it is what is raised for wrong arguments; it may have taken the descriptor, so nothing else is tried."""
+
+    class Picky(sockguard.GuardedSocket):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            if "fileno" in kwargs:
+                self.close()
+                raise TypeError("of its own")
+
+    with Picky() as mine, pytest.raises(TypeError, match="of its own"):
+        mine.dup()
+
+
 def test_other_terms_keep_what_is_held_of_the_stream(beating):
     """Bytes that came behind an answer, and what is counted and said of the connection."""
     client, server, d = beating

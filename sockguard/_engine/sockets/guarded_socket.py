@@ -6,6 +6,7 @@ one Python call more than that of the original, and no more. All else is the ori
 
 import _socket
 import contextlib
+import inspect
 import socket
 import sys
 from typing import Any, Self
@@ -185,12 +186,29 @@ class GuardedSocket(Named):
             fd = socket.dup(fd_of(self))
         except OSError as error:
             raise self._too_late(error) from None
-        sock = self.__class__.__new__(self.__class__)  # a class of the program's may want other arguments
-        sock._begin(self._policy)  # noqa: SLF001 - one of us
-        _init(sock, _family_of(self), _type_of(self), _proto_of(self), fd)
+        kind, known = self.__class__, (_family_of(self), _type_of(self), _proto_of(self))
+        if kind.__init__ is not GuardedSocket.__init__ and _can_be_made_of(kind, known, fd):
+            sock = kind(*known, fileno=fd)  # as the original
+        else:
+            sock = kind.__new__(kind)
+            sock._begin(self._policy)  # noqa: SLF001 - one of us
+            _init(sock, *known, fd)
+        sock._policy = self._policy  # noqa: SLF001
         sock.settimeout(_timeout_of(self))
         self._share(sock)
         return sock
+
+
+def _can_be_made_of(kind: type[GuardedSocket], known: tuple[int, int, int], fd: int) -> bool:
+    """Tells whether a class of the program's takes the arguments with which the original duplicates.
+
+    Not by trying: one that fails may have taken the descriptor before.
+    """
+    try:
+        inspect.signature(kind).bind(*known, fileno=fd)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _is_connection(sock: Any) -> bool:
