@@ -100,9 +100,9 @@ class GuardedServerMixin(_Server):
             self._accepted = None
 
     def finish_request(self, request: Any, client_address: Any) -> None:
-        """Has the handler handle a request; a forked child, which alone serves it, sends its heartbeats, too."""
+        """Has the handler handle a request; a forked child, which alone serves it, takes over its heart and clauses."""
         if isinstance(request, GuardedSocket) and os.getpid() != self._accepted_by:
-            request._beat_after_fork()  # noqa: SLF001 - one of us
+            request._take_over()  # noqa: SLF001 - one of us
         super().finish_request(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:

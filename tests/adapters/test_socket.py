@@ -312,6 +312,7 @@ def test_what_is_no_error_closes_nothing():
             assert not ended(client)
 
 
+@pytest.mark.needs_books
 @pytest.mark.parametrize("half_close", ["drain", "close"])
 def test_a_socket_whose_connect_failed_can_connect_again(half_close):
     """Linux gives an end of the stream where nothing ever was, once SO_ERROR was read: that is no end either."""

@@ -18,12 +18,10 @@ from sockguard._engine.accepting import UNDER_WAY, shed
 from sockguard._engine.current import shared_guard
 from sockguard._engine.sockets.in_use import calls_into_c
 from sockguard._engine.sockets.named import Named
-from sockguard._engine.sockets.pulse import Pulse
 from sockguard._engine.terms import check_policy
 from sockguard._kernel.activity import was_ever_connected
 from sockguard._kernel.backend import keeps_books
 from sockguard._kernel.keepalive import apply_keepalive
-from sockguard._kernel.natives import monotonic
 from sockguard._kernel.one_socket import fd_of, read_facts
 from sockguard._kernel.own_fds import NO_DESCRIPTOR
 from sockguard._kernel.portable import is_connected
@@ -160,11 +158,10 @@ class GuardedSocket(Named):
         if not self._is_taken:  # a connect() that does not wait is called until it is through
             self._take_in(is_server=False)
 
-    def _beat_after_fork(self) -> None:
-        """Has the heart beat in this forked child, which forgot it: for who knows that only the child goes on."""
-        if isinstance(self._meter, Pulse):
-            self._meter.renew_after_fork()
-            shared_guard().hearts.add(self, monotonic())
+    def _take_over(self) -> None:
+        """Announces a connection anew in this forked child: for who knows that only the child goes on."""
+        if self._is_taken:
+            self._take_in(is_server=self._is_server)
 
     @calls_into_c
     def shutdown(self, how: int, /) -> None:
