@@ -75,6 +75,9 @@ class Ender:
     def close(self, transport: Any, member: Member, closed: Any = None) -> None:
         """Closes a transport, and aborts it once nothing has moved for `drain_timeout`.
 
+        asyncio has closed it already if its handler has failed, but has still to close the descriptor: so it is
+        drained, too, but not told as left open. Nobody can tell any more that it was not the handler who closed it.
+
         Args:
             closed: A future that is done when it has closed; needed for the drain.
         """
@@ -85,9 +88,10 @@ class Ender:
             ending = None  # else it is seen first what becomes of it: that bytes are lost is the louder news
         if policy.mode != "enforce":
             return
-        if policy.drain_timeout is not None and closed is not None and not transport.is_closing():
+        if policy.drain_timeout is not None and closed is not None and fd_of_transport(transport) >= 0:
             self._keep_for_drain(transport, policy, closed)
-        transport.close()
+        if not transport.is_closing():  # asyncio's TLS transport forgets its socket when it is closed twice
+            transport.close()
         if policy.drain_timeout is not None and fd_of_transport(transport) >= 0:
             self._watch(transport, member, policy.drain_timeout, ending)
 

@@ -15,7 +15,7 @@ import weakref
 import pytest
 
 import sockguard
-from loopback import reset
+from loopback import reset, state_of
 from loops import (
     EACH_LOOP,
     address_of,
@@ -37,6 +37,7 @@ from sockguard.errors import UsageError
 
 LONG = 1000.0
 """Seconds that no test waits: what ends earlier was not ended by this time-out."""
+ESTABLISHED = 1
 QUICK = Policy(drain_timeout=0.4, fin_timeout=LONG)
 
 
@@ -295,7 +296,8 @@ def test_a_peer_that_takes_nothing_is_given_up(kind):
 
 @pytest.mark.slow
 @EACH_LOOP
-def test_an_answer_survives_what_was_not_read(kind):
+@pytest.mark.parametrize("ending", ["returns", "raises", "is cancelled"])
+def test_an_answer_survives_what_was_not_read(kind, ending):
     """Unread bytes make the kernel reset a connection at close(), and the peer loses our answer: they are drained."""
     answer = b"a" * 100_000
 
@@ -303,6 +305,10 @@ def test_an_answer_survives_what_was_not_read(kind):
         await reader.readexactly(1)
         await asyncio.sleep(0.1)  # so that the upload is there, and more of it than the reader takes
         writer.write(answer)
+        if ending == "raises":
+            fail()
+        if ending == "is cancelled":
+            raise asyncio.CancelledError
 
     async def main():
         loop = asyncio.get_running_loop()
@@ -310,13 +316,13 @@ def test_an_answer_survives_what_was_not_read(kind):
             with socket.create_connection(address_of(server)) as client:
                 client.setblocking(False)
                 await loop.sock_sendall(client, b"u" * 300_000)
-                await asyncio.sleep(0.3)  # the handler has returned, and a reset would have come
+                await asyncio.sleep(0.3)  # the handler has ended, and a reset would have come
                 got = b""
                 while piece := await asyncio.wait_for(loop.sock_recv(client, 65536), 20):
                     got += piece
                 assert got == answer
 
-    run(kind, main)
+    run(kind, main, [])
 
 
 # --- A server that is closed ---
@@ -951,12 +957,15 @@ def test_a_handler_that_ends_takes_tls_along(kind):
 
 @pytest.mark.slow
 @EACH_LOOP
-def test_a_peer_that_does_not_answer_the_farewell_of_tls_is_given_up(kind):
+@pytest.mark.parametrize("ending", ["returns", "raises"])
+def test_a_peer_that_does_not_answer_the_farewell_of_tls_is_given_up(kind, ending):
     """Of asyncio itself it would have 30 s; the handler has ended, so `drain_timeout` is enough."""
     writers = []
 
     async def handle(_, writer):
         writers.append(writer)
+        if ending == "raises":
+            fail()
 
     async def main():
         async with await aio.start_server(handle, "127.0.0.1", 0, ssl=server_tls(), policy=QUICK) as server:
@@ -965,9 +974,10 @@ def test_a_peer_that_does_not_answer_the_farewell_of_tls_is_given_up(kind):
                 tls = await loop.run_in_executor(None, client_tls().wrap_socket, sock)
                 await until(lambda: writers)
                 await until(lambda: connection_of(writers[0]).state == "closed", patience=8)
+                await until(lambda: state_of(tls) != ESTABLISHED, patience=8)  # for the peer, too
                 tls.close()
 
-    run(kind, main)
+    run(kind, main, [])
 
 
 # --- Unix sockets ---
