@@ -140,6 +140,22 @@ class LoopGroup:
         if has_failed or not transport.is_closing():  # else the handler has closed it: it is asyncio's to finish that
             self._ender.close(transport, member, protocol._closed)  # noqa: SLF001 - what writer.wait_closed() awaits
 
+    def let_go(self, transport: Any, member: Member, closed: Any) -> None:
+        """Ends a connection to a server whose callback or `connection_made()` has raised: nobody serves it.
+
+        One that was opened by us is left to whoever has opened it, as the event loop gives it to him all the same.
+
+        Args:
+            closed: A future that is done when it has closed; None if there is none, and so no drain.
+        """
+        if not self._is_server or member.terms.expected is not None:
+            return
+        member.is_abandoned = True
+        try:
+            self._ender.close(transport, member, closed)
+        except Exception as error:  # noqa: BLE001 - what the program has raised is on its way to the event loop
+            self._guard.failed("asyncio", error)
+
     def end(self) -> None:
         """Begins, when the server is closed, to abort what nobody ends."""
         if not self._is_ending:

@@ -75,7 +75,7 @@ async def start_server(
     been cancelled, the writer is closed, unless it was said in it that somebody else has it by
     then: `connection_of(writer).expect_open("...")`. What has not left the writer within
     `drain_timeout`, counted from the last byte that was acknowledged, is given up. A plain
-    function as callback is asyncio's way to hand the writer on, so it is left alone.
+    function as callback is asyncio's way to hand the writer on, so it is left alone, unless it raises.
 
     Args:
         client_connected_cb: As for asyncio.
@@ -127,6 +127,8 @@ async def create_server(
     **kwds: Any,
 ) -> asyncio.Server:
     """Creates a server of protocols, as `loop.create_server` of the running loop does.
+
+    A transport whose `connection_made()` raises is closed, as nobody serves it.
 
     Args:
         protocol_factory: As for asyncio.

@@ -35,18 +35,26 @@ class Trampoline:
         return getattr(self._real, name)
 
     def connection_made(self, transport: Any) -> None:
-        """Steps aside; what the real protocol raises is the event loop's to report."""
+        """Steps aside; what the real protocol raises is the event loop's to report, but nobody would end it then."""
         self._begin(transport)
 
     def _begin(self, transport: Any) -> Member | None:
         protocol, member = self._group.welcome(transport, self._real)
         transport.set_protocol(protocol)
+        is_taken = False
         try:
             protocol.connection_made(transport)
+            is_taken = True
         finally:
             if member is not None:
                 self._group.admit(member)
+                if not is_taken:
+                    self._group.let_go(transport, member, self._closed())
         return member
+
+    def _closed(self) -> Any:
+        """Gives a future that is done when the transport has closed; None if there is none."""
+        return None
 
 
 class StreamTrampoline(Trampoline):
@@ -63,6 +71,9 @@ class StreamTrampoline(Trampoline):
         task = self._real._task  # noqa: SLF001 - pinned by tests/adapters/test_asyncio.py for each Python
         if member is not None and task is not None:
             self._group.attend(self._real, member, writer, task)
+
+    def _closed(self) -> Any:
+        return self._real._closed  # noqa: SLF001 - what writer.wait_closed() awaits
 
 
 def over(protocol: Any, group: LoopGroup) -> Any:

@@ -180,6 +180,55 @@ def test_a_plain_function_hands_its_writer_on(kind):
 
 
 @EACH_LOOP
+def test_a_plain_function_that_raises_hands_nothing_on(kind):
+    """The event loop reports it, as ever; the peer reads the end behind what was written, and no reset."""
+    errors, answer = [], b"a" * 100_000
+
+    def refuse(_, writer):
+        time.sleep(0.05)  # so that something is unread
+        writer.write(answer)
+        fail()
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        server = await aio.start_server(refuse, "127.0.0.1", 0, policy=QUICK)
+        with socket.create_connection(address_of(server)) as client:
+            client.sendall(b"request")
+            client.setblocking(False)
+            got = b""
+            while piece := await asyncio.wait_for(loop.sock_recv(client, 65536), 20):
+                got += piece
+            assert got == answer
+            server.close()
+            await asyncio.wait_for(server.wait_closed(), 10)
+
+    run(kind, main, errors)
+    assert [type(context["exception"]) for context in errors] == [LookupError]
+
+
+@EACH_LOOP
+def test_a_plain_function_may_hand_its_writer_on_and_raise(kind):
+    """If it has said so by expect_open() before: nothing is closed."""
+    members = []
+
+    def join(_, writer):
+        connection_of(writer).expect_open("a member of the chat")
+        members.append(writer)
+        fail()
+
+    async def main():
+        async with await aio.start_server(join, "127.0.0.1", 0, policy=QUICK) as server:
+            reader, writer = await connect(server)
+            await until(lambda: members)
+            members[0].write(b"hello\n")
+            assert await asyncio.wait_for(reader.readline(), 20) == b"hello\n"
+            members[0].close()
+            await hang_up(writer)
+
+    run(kind, main, [])
+
+
+@EACH_LOOP
 def test_observe_touches_nothing(kind):
     """A writer that was left open stays open."""
     kept = []
@@ -648,7 +697,7 @@ def failing(create_server, create_connection, kind, factory):
 
 @EACH_LOOP
 @pytest.mark.allow_socket_leaks("where a factory fails, the event loop leaves connections open, guarded or not")
-@pytest.mark.parametrize("factory", [Fails, fail, lambda: None, lambda: 7], ids=["protocol", "factory", "None", "7"])
+@pytest.mark.parametrize("factory", [fail, lambda: None, lambda: 7], ids=["factory", "None", "7"])
 def test_a_factory_that_makes_trouble_makes_the_same(kind, factory):
     """What is raised where, and what the protocol is told afterwards, is as without a guard."""
     skip_where_blind(kind)
@@ -662,6 +711,46 @@ def test_a_factory_that_makes_trouble_makes_the_same(kind, factory):
     guarded_server = functools.partial(aio.create_server, policy=Policy(fin_timeout=0.4))
     guarded = failing(guarded_server, aio.create_connection, kind, factory)
     assert guarded == failing(plain_server, plain_connection, kind, factory)
+
+
+@EACH_LOOP
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
+def test_a_protocol_that_cannot_take_its_transport_loses_it(kind, tls):
+    """Its connection_made() raises, which the event loop reports: nobody would serve the peer, so that is let go."""
+    errors, made = [], []
+
+    async def main():
+        options = {"ssl": server_tls()} if tls else {}
+        server = await aio.create_server(lambda: made.append(Fails()) or made[-1], "127.0.0.1", 0, **options)
+        reader, writer = await asyncio.open_connection(*address_of(server), ssl=client_tls() if tls else None)
+        with contextlib.suppress(ConnectionError):  # of TLS both loops make an error of it, and abort
+            assert await asyncio.wait_for(reader.read(), 20) == b""
+        await until(lambda: made[0].told[1:])
+        server.close()
+        await asyncio.wait_for(server.wait_closed(), 10)
+        await hang_up(writer)
+
+    run(kind, main, errors)
+    assert LookupError in [type(context.get("exception")) for context in errors]
+    assert made[0].told[0] == "made" and made[0].told[1].startswith("lost ")
+
+
+@EACH_LOOP
+def test_a_client_that_cannot_take_its_transport_keeps_it(kind):
+    """create_connection() gives it to its caller nevertheless, who owns it."""
+    errors, made = [], []
+
+    async def main():
+        server = await aio.create_server(lambda: made.append(Echo()) or made[-1], "127.0.0.1", 0)
+        transport, _ = await aio.create_connection(Fails, *address_of(server))
+        assert not transport.is_closing()
+        transport.write(b"hi")
+        await until(lambda: made and b"hi" in made[0].told)
+        transport.close()
+        server.close()
+
+    run(kind, main, errors)
+    assert [type(context["exception"]) for context in errors] == [LookupError]
 
 
 @EACH_LOOP
