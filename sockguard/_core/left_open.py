@@ -77,7 +77,8 @@ def fate_of(activity: Activity, patience: Patience, policy: Policy, now: float, 
     """Decides what becomes of a connection after a look at it.
 
     What is over in both directions is closed as soon as its handler knows, and what is half
-    closed if the policy says so; but never while bytes are unread.
+    closed if the policy says so; but not while bytes are unread. What is over keeps those for
+    twice `fin_timeout` without a change. (What is half closed then, the guard ends: `is_ended`.)
 
     Args:
         is_ended: The guard has ended it, by a clause of the policy.
@@ -90,9 +91,18 @@ def fate_of(activity: Activity, patience: Patience, policy: Policy, now: float, 
         return Fate.CLOSE if patience.is_told else Fate.SOON
     if is_strict and not activity.unread and patience.n_rests:
         return Fate.CLOSE  # its end is not even read
+    if activity.state == _CLOSE and patience.is_told and _is_late(patience, policy, now):
+        return Fate.CLOSE  # there is nothing left that the guard could shut down
     if _is_spinning(activity, patience, now):
         return Fate.REST
     return Fate.SOON if is_strict and patience.n_looks < LOOKS else Fate.KEEP
+
+
+def _is_late(patience: Patience, policy: Policy, now: float) -> bool:
+    """Tells whether unread bytes have been kept for long enough: as `_dead_since` in decide.py, for an event loop."""
+    if policy.fin_timeout is None or policy.half_close == "allow":
+        return False
+    return now - patience.since >= 2 * policy.fin_timeout
 
 
 def _is_spinning(activity: Activity, patience: Patience, now: float) -> bool:

@@ -56,13 +56,42 @@ def test_an_eof_that_is_read_under_our_eyes_proves_that_the_handler_knows():
 
 
 @pytest.mark.parametrize("policy", [DRAIN, ALLOW, CLOSE])
-@pytest.mark.parametrize("state", [OVER, HALF])
-def test_nothing_is_closed_while_bytes_are_unread(policy, state):
-    """However long it takes, and whatever the policy."""
-    what = activity(state, unread=1, eof_unread=True)
+def test_what_is_half_closed_is_not_closed_while_bytes_are_unread(policy):
+    """However long it takes, and whatever the policy: its fin_timeout is the guard's business."""
+    what = activity(HALF, unread=1, eof_unread=True)
     patience, now = looks(10 * LOOKS, what, every=10)
     assert fate_of(what, patience, policy, now) is Fate.REST
     assert fate_of(what, patience._replace(n_rests=9), policy, now) is Fate.REST
+
+
+@pytest.mark.parametrize("half_close", ["drain", "close"])
+@pytest.mark.parametrize("n_rests", [0, 9])
+def test_what_is_over_keeps_unread_bytes_for_twice_fin_timeout(half_close, n_rests):
+    """Counted from when anything last moved; the guard does not end it, as there is nothing left to shut down."""
+    what, policy = activity(OVER, unread=1), Policy(half_close=half_close, fin_timeout=15)
+    patience, _ = looks(2 * LOOKS, what, every=1)
+    patience = patience._replace(n_rests=n_rests)
+    assert fate_of(what, patience, policy, 29.9) is Fate.REST
+    assert fate_of(what, patience, policy, 30.0) is Fate.CLOSE
+    assert fate_of(what, patience, Policy(half_close=half_close, fin_timeout=None), 1e6) is Fate.REST
+    patience = look_again(patience, activity(OVER, unread=2, received=11), 1, 29.9)
+    assert fate_of(what, patience, policy, 30.0) is not Fate.CLOSE
+
+
+def test_what_is_over_is_not_closed_by_allow_while_bytes_are_unread():
+    """Both ends may have sent their FIN, as one may that stands half closed for ever."""
+    what = activity(OVER, unread=1)
+    patience, now = looks(10 * LOOKS, what, every=1000)
+    assert fate_of(what, patience._replace(n_rests=9), ALLOW, now) is Fate.REST
+
+
+def test_what_is_over_with_bytes_unread_is_told_once_more():
+    """A loop that was blocked for longer than fin_timeout has told nobody meanwhile."""
+    what, policy = activity(OVER, unread=1), Policy(fin_timeout=1)
+    patience, now = looks(1, what, every=5)
+    assert fate_of(what, patience, policy, now) is Fate.KEEP
+    patience, now = looks(1, what, before=patience, start=now)
+    assert fate_of(what, patience, policy, now) is Fate.CLOSE
 
 
 @pytest.mark.parametrize("policy", [DRAIN, ALLOW])

@@ -239,8 +239,12 @@ class Caretaker:
         key = finding.key
         self.forget(key.fd)
         cookie, ending = None, None
-        reason, setting = (Reason.HALF_CLOSED, "half_close") if finding.is_half_closed else (Reason.DEAD, None)
-        verdict = Verdict(Action.SHUT_DOWN, reason, setting, None, now - finding.since)
+        reason, setting, limit = Reason.DEAD, None, None
+        if finding.is_half_closed:
+            reason, setting = Reason.HALF_CLOSED, "half_close"
+        elif finding.unread:  # without, it is closed as soon as its handler knows
+            setting, limit = "fin_timeout", self._policy_of(key.fileobj).fin_timeout
+        verdict = Verdict(Action.SHUT_DOWN, reason, setting, limit, now - finding.since)
         with contextlib.suppress(OSError), self._lent(key) as sock:
             cookie = read_cookie(sock)
             ending = self._guard.endings.of(sock, None, reason, self._record_of(key.fd, sock))

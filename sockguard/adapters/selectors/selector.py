@@ -55,7 +55,7 @@ class GuardedSelector(selectors.BaseSelector):
     registered object, at the next `select()`: if it is over in both directions, or as the
     policy's `half_close` says. A handler that ignores the end again and again does not take
     all of a CPU: that connection is reported less and less often. Bytes that are unread
-    never get lost. A registered number, or an object without `close()`, is only shut down.
+    are kept until a time-out ends it. A registered number, or an object without `close()`, is only shut down.
 
     A later `unregister()`, `modify()` or `register()` of what was closed here does nothing, and
     `get_key()` gives the key that it had.

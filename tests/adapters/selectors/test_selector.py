@@ -20,6 +20,7 @@ from sockguard._core.policy import Policy
 from sockguard._engine import current
 from sockguard._engine.guard import Guard
 from sockguard._kernel.backend import KERNEL_KEEPS_BOOKS
+from sockguard._kernel.unread import count_unread
 from sockguard.adapters.selectors.selector import GuardedSelector
 from sockguard.adapters.socket import guard_socket
 from sockguard.errors import UsageError
@@ -500,6 +501,25 @@ def test_unread_bytes_make_no_haste(scene):
     assert time.monotonic() - started >= 1.0
     assert count_rounds(selector, ignore, 0.5) <= 3
     assert ours.recv(10) == b"abc"
+
+
+@pytest.mark.slow
+@pytest.mark.needs_books
+def test_unread_bytes_of_a_reset_connection_do_not_keep_it_for_ever(scene, inner):
+    """Its handler lets them lie for twice `fin_timeout`: it is closed, and that is told with setting and bytes."""
+    peer, ours = scene.connect()
+    selector = scene.selector(inner, fin_timeout=0.5)
+    selector.register(ours, READ)
+    peer.sendall(b"abc")
+    turn(selector, ignore, until=lambda: count_unread(ours.fileno()) == 3)
+    reset(peer)
+    started = time.monotonic()
+    turn(selector, ignore, until=lambda: ours.fileno() < 0)
+    assert time.monotonic() - started >= 1.0
+    [event] = scene.told()
+    told = event.fields
+    assert (told["reason"], told["setting"], told["limit"], told["unread"]) == ("dead", "fin_timeout", 0.5, 3)
+    assert selector.unregister(ours).fileobj is ours
 
 
 # --- Time-outs, without a thread ---
