@@ -155,9 +155,13 @@ class GuardedStream(anyio.abc.SocketStream):
         if self._pulse is not None:
             self._pulse.closed.set()
 
-    async def end_with_handler(self) -> None:
-        """Closes what the handler has left open, and tells of that; in `observe`, only tells."""
-        if self.is_over:
+    async def end_with_handler(self, *, has_returned: bool) -> None:
+        """Closes what the handler has left open, and tells of that; in `observe`, only tells.
+
+        Args:
+            has_returned: It has not failed, so what it said by `expect_open()` stands: somebody else has the stream.
+        """
+        if self.is_over or (has_returned and self._terms.expected is not None):
             return
         ending = self._guard.endings.of(self._raw, self._terms, Reason.LEFT_OPEN)
         try:
@@ -235,10 +239,12 @@ class GuardedListener(anyio.abc.SocketListener):
 
         @functools.wraps(handler)
         async def handle(stream: GuardedStream) -> None:
+            has_returned = False
             try:
                 await handler(stream)
+                has_returned = True
             finally:
-                await stream.end_with_handler()
+                await stream.end_with_handler(has_returned=has_returned)
 
         async with contextlib.AsyncExitStack() as stack:
             tasks = task_group

@@ -734,11 +734,38 @@ def test_a_handler_that_returns_takes_its_stream_along(backend):
 
 
 @EACH
-def test_a_handler_that_raises_takes_its_stream_along(backend):
-    """The error ends the task group, as with anyio's own listener, and the peer reads the end."""
+def test_a_handler_may_hand_its_stream_on(backend):
+    """It says so by expect_open(): then the stream outlives it, as that of a chat server does."""
+
+    async def main():
+        members = []
+
+        async def join(stream):
+            stream.connection.expect_open("a member of the chat")
+            members.append(stream)
+
+        async with serving(join) as listener:
+            with connected(listener) as peer:
+                await until(lambda: members)
+                for _ in range(10):
+                    await anyio.lowlevel.checkpoint()
+                await members[0].send(b"hello")
+                assert await anyio.to_thread.run_sync(peer.recv, 10) == b"hello"
+                await members[0].aclose()
+                assert await read_all(peer) == b""
+
+    run(backend, main)
+
+
+@EACH
+@pytest.mark.parametrize("is_expected", [False, True], ids=["", "expect_open"])
+def test_a_handler_that_raises_takes_its_stream_along(backend, is_expected):
+    """The error ends the task group, as with anyio's own listener, and the peer reads the end: nobody was handed it."""
 
     async def main():
         async def handle(stream):
+            if is_expected:
+                stream.connection.expect_open("a feed")
             raise LookupError
 
         async with await create_tcp_listener(local_host="127.0.0.1") as listener:
