@@ -66,6 +66,17 @@ def test_mypy_agrees(is_wrong, tmp_path, pytestconfig):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("function", ["start_server", "create_server", "create_connection", "open_connection"])
+def test_mypy_sees_a_misspelt_option(function, tmp_path, pytestconfig):
+    """A name that asyncio does not take is an error of types, before the program runs and asyncio refuses it."""
+    pytest.importorskip("mypy")
+    call = f"from sockguard import aio\n\nasync def use() -> None:\n    await aio.{function}(print, port=1, flagz=0)\n"
+    (tmp_path / "misspelt.py").write_text(call)
+    done = run(tmp_path, "mypy", "--strict", "--cache-dir", pytestconfig.cache.mkdir("mypy"), "misspelt.py")
+    assert f'Unexpected keyword argument "flagz" for "{function}"' in done.stdout
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("is_wrong", [False, True], ids=["as it is", "with a mistake"])
 def test_pyright_agrees(is_wrong, tmp_path):
     """Pyright in its strict mode has nothing against users' code either, and sees the same mistake."""

@@ -201,6 +201,11 @@ def hand_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Is no coroutine."""
 
 
+async def count(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> int:
+    """Gives what nobody asks for."""
+    return len(await reader.read())
+
+
 class Echo(asyncio.BufferedProtocol):
     """A protocol."""
 
@@ -209,6 +214,7 @@ async def use_asyncio() -> None:
     """Uses all of sockguard.aio."""
     assert_type(await aio.start_server(serve, "127.0.0.1", 0, limit=1000, policy=policy, backlog=5), asyncio.Server)
     assert_type(await aio.start_server(hand_on, port=0), asyncio.Server)
+    assert_type(await aio.start_server(count, port=0), asyncio.Server)
     assert_type(await aio.start_unix_server(serve, "/tmp/socket", policy=policy), asyncio.Server)
     assert_type(await aio.create_server(Echo, "127.0.0.1", 0, policy=policy, reuse_port=True), asyncio.Server)
     transport, echo = await aio.create_connection(Echo, "127.0.0.1", 80, policy=policy, ssl=True)

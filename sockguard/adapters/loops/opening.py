@@ -11,7 +11,7 @@ cancelled, the writer is closed. And a server that was closed waits for no conne
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, Unpack, cast
 
 from sockguard._core.policy import Policy
 from sockguard._engine.current import shared_guard
@@ -19,6 +19,7 @@ from sockguard._engine.handle import GuardedConnection
 from sockguard._engine.sites import capture
 from sockguard._engine.terms import check_policy
 from sockguard.adapters.loops.group import LoopGroup, find_connection
+from sockguard.adapters.loops.options import ConnectionOptions, ServerOptions
 from sockguard.adapters.loops.server import guarded_server
 from sockguard.adapters.loops.trampolines import StreamTrampoline, over
 from sockguard.errors import UsageError
@@ -34,7 +35,7 @@ __all__ = [
 ]
 
 P = TypeVar("P", bound=asyncio.BaseProtocol)
-Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None] | None]
+Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[object] | None]
 LIMIT = 65536
 """Bytes that a StreamReader buffers, asyncio's own default (asyncio/streams.py)."""
 
@@ -67,7 +68,7 @@ async def start_server(
     *,
     limit: int = LIMIT,
     policy: Policy | None = None,
-    **kwds: Any,
+    **kwds: Unpack[ServerOptions],
 ) -> asyncio.Server:
     """Starts a server of streams, as `asyncio.start_server` does.
 
@@ -124,7 +125,7 @@ async def create_server(
     port: Any = None,
     *,
     policy: Policy | None = None,
-    **kwds: Any,
+    **kwds: Unpack[ServerOptions],
 ) -> asyncio.Server:
     """Creates a server of protocols, as `loop.create_server` of the running loop does.
 
@@ -158,7 +159,7 @@ async def create_connection(
     port: Any = None,
     *,
     policy: Policy | None = None,
-    **kwds: Any,
+    **kwds: Unpack[ConnectionOptions],
 ) -> tuple[asyncio.Transport, P]:
     """Connects and makes a protocol, as `loop.create_connection` of the running loop does.
 
@@ -184,7 +185,12 @@ async def create_connection(
 
 
 async def open_connection(
-    host: Any = None, port: Any = None, *, limit: int = LIMIT, policy: Policy | None = None, **kwds: Any
+    host: Any = None,
+    port: Any = None,
+    *,
+    limit: int = LIMIT,
+    policy: Policy | None = None,
+    **kwds: Unpack[ConnectionOptions],
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """Connects and makes streams, as `asyncio.open_connection` does.
 
