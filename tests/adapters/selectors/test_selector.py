@@ -505,10 +505,10 @@ def test_unread_bytes_make_no_haste(scene):
 
 @pytest.mark.slow
 @pytest.mark.needs_books
-def test_unread_bytes_of_a_reset_connection_do_not_keep_it_for_ever(scene, inner):
+def test_unread_bytes_of_a_reset_connection_do_not_keep_it_for_ever(scene):
     """Its handler lets them lie for twice `fin_timeout`: it is closed, and that is told with setting and bytes."""
     peer, ours = scene.connect()
-    selector = scene.selector(inner, fin_timeout=0.5)
+    selector = scene.selector(fin_timeout=0.5)
     selector.register(ours, READ)
     peer.sendall(b"abc")
     turn(selector, ignore, until=lambda: count_unread(ours.fileno()) == 3)
