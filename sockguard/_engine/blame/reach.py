@@ -86,11 +86,16 @@ def _leads_up_to(wanted: set[int], birth: Birth, until: float) -> bool:
     while level and is_known:
         if not wanted.isdisjoint(map(id, level)):
             return True
-        level = [thing for thing in gc.get_referrers(*level) if thing is not level and id(thing) not in seen]
-        level = [thing for thing in level if not (leads_everywhere(thing) or _is_of_module(thing))]
+        level = [t for t in _referrers(level) if not (id(t) in seen or leads_everywhere(t) or _is_of_module(t))]
         seen.update(map(id, level))
         is_known = not level or (len(level) <= MAX_WIDTH and monotonic() < until)
     return not is_known
+
+
+def _referrers(things: list[Any]) -> list[Any]:
+    """Lists what refers to these, but for what we do ourselves in order to ask: from 3.13 on the arguments, too."""
+    asked = tuple(things)
+    return [one for one in gc.get_referrers(*asked) if one is not asked and one is not things]
 
 
 def leads_everywhere(thing: Any) -> bool:
