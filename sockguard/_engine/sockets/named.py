@@ -18,6 +18,7 @@ __all__ = ["Named"]
 _Raw = _socket.socket
 _fileno, _settimeout, _setblocking = _Raw.fileno, _Raw.settimeout, _Raw.setblocking
 _getsockopt, _setsockopt = _Raw.getsockopt, _Raw.setsockopt
+_is_inheritable = getattr(os, "get_handle_inheritable", os.get_inheritable)  # the former on Windows, and only there
 _SENDS_FILE = socket.socket._sendfile_use_sendfile.__code__  # type: ignore[attr-defined]  # noqa: SLF001 - it asks fileno()
 
 
@@ -38,7 +39,7 @@ class Named(ByteCalls):
     def get_inheritable(self) -> bool:
         """Tells whether a child inherits the descriptor; it is not handed out for that."""
         try:
-            return os.get_inheritable(fd_of(self))
+            return _is_inheritable(fd_of(self))
         except OSError as error:
             raise self._too_late(error) from None
 

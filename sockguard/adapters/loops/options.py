@@ -1,9 +1,11 @@
 """What can asyncio's functions be given by name? For type checkers; at run time asyncio takes or refuses it itself."""
 
 import socket
-import ssl as tls
 import sys
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
+
+if TYPE_CHECKING:
+    import ssl as tls  # some Pythons are built without it
 
 __all__ = ["ConnectionOptions", "ServerOptions"]
 
@@ -13,7 +15,7 @@ class _ServerOptions(TypedDict, total=False):
     flags: int
     sock: socket.socket | None
     backlog: int
-    ssl: tls.SSLContext | bool | None
+    ssl: "tls.SSLContext | bool | None"
     reuse_address: bool | None
     reuse_port: bool | None
     ssl_handshake_timeout: float | None
@@ -22,7 +24,7 @@ class _ServerOptions(TypedDict, total=False):
 
 
 class _ConnectionOptions(TypedDict, total=False):
-    ssl: tls.SSLContext | bool | None
+    ssl: "tls.SSLContext | bool | None"
     family: int
     proto: int
     flags: int
