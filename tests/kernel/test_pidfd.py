@@ -255,8 +255,9 @@ def count_in_child(inode: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def test_fork_does_not_wait_for_whom_it_holds_up_itself() -> None:
+def test_fork_does_not_wait_for_whom_it_holds_up_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     """A finalizer of the program can run while a socket is lent, and wait for a lock that the forking thread holds."""
+    monkeypatch.setattr(pidfd, "MAX_WAIT", 0.1)
     lock, is_lent, is_through = threading.Lock(), threading.Event(), threading.Event()
 
     def lend() -> None:
